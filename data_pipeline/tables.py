@@ -1,0 +1,167 @@
+"""The tables of the data pipeline: one schema each, one writer, one reader.
+
+Tables grow sideways: a stage writes one new table keyed by `video_id` or `clip_id` and never edits an earlier one.
+`reason` is null for a row that goes on and names the first thing wrong with one that does not, so that
+rows in = rows out + rows with a reason. The writer sorts by key and fixes every writer option, so equal rows
+are equal bytes and DVC stops a wave of reruns where nothing changed.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.storage import atomic_write
+
+ROW_GROUP = 65_536
+
+_str, _f64, _i32, _i64, _bool = pa.string(), pa.float64(), pa.int32(), pa.int64(), pa.bool_()
+
+VIDEOS = pa.schema(
+    [
+        ("video_id", _str),  # sha256 of the file's bytes, base32, 26 characters; "" where the bytes could not be read
+        ("batch", _str),
+        ("source", _str),
+        ("uri", _str),  # local path relative to the project, or s3://…
+        ("bytes", _i64),
+        ("container", _str),
+        ("codec", _str),
+        ("width", _i32),  # coded size, before rotation
+        ("height", _i32),
+        ("rotation", _i32),  # degrees clockwise to apply for display: 0, 90, 180, 270
+        ("fps", _f64),  # average rate
+        ("frames", _i64),  # as the container states it; null where it does not
+        ("duration", _f64),  # seconds
+        ("pixel_format", _str),
+        ("colour_range", _str),
+        ("colour_matrix", _str),
+        ("colour_transfer", _str),
+        ("has_audio", _bool),
+        ("licence", _str),
+        ("attribution", _str),
+        ("reason", _str),
+    ]
+)
+
+CLIPS = pa.schema(
+    [
+        ("clip_id", _str),  # hash of video_id, span and split settings, base32, 26 characters
+        ("video_id", _str),
+        ("source", _str),
+        ("shot", _i32),  # index of the shot inside the video
+        ("start_pts", _i64),  # in units of the stream's time base
+        ("end_pts", _i64),  # exclusive
+        ("time_base", _str),  # "1/24000"
+        ("start", _f64),  # seconds
+        ("end", _f64),
+        ("frames", _i32),  # exactly this many at `fps`, 4k+1
+        ("fps", _f64),
+        ("detector", _str),
+        ("reason", _str),
+    ]
+)
+
+SCORES = pa.schema(
+    [
+        ("clip_id", _str),
+        ("flow_motion", _f64),  # mean L2 flow over pairs 0.5 s apart, pixels of the 320x576 picture
+        ("flow_pairs", pa.list_(_f64)),
+        ("flow_estimator", _str),
+        ("vmaf_motion", _f64),  # mean over frames but the first, luma 0-255 scale
+        ("saturation", _f64),  # mean HSV S, 0-255
+        ("aesthetic", _f64),  # 0-1
+        ("technical", _f64),  # 0-1
+        ("overall", _f64),  # 0-1
+        ("aesthetic_scorer", _str),
+        ("brightness", _f64),  # mean HSV V, 0-255
+        ("colour", pa.list_(_f64)),  # mean R, G, B, 0-255
+        ("cuts_inside", _i32),
+        ("phash", pa.list_(pa.uint64())),  # one per compared frame
+        ("height", _i32),  # the size the measures were taken at
+        ("width", _i32),
+        ("reason", _str),
+    ]
+)
+
+CAPTIONS = pa.schema(
+    [("clip_id", _str), ("text", _str), ("captioner", _str), ("prompt_version", _i32), ("reason", _str)]
+)
+
+TWINS = pa.schema([("clip_id", _str), ("twin_of", _str), ("distance", _f64)])
+
+SELECTION = pa.schema(
+    [
+        ("clip_id", _str),
+        ("video_id", _str),
+        ("source", _str),
+        ("keep", _bool),
+        ("reason", _str),  # the first rule that dropped it
+        ("reasons", pa.list_(_str)),  # all of them
+        ("bucket", _str),  # "HxWxF"
+        ("subset", _str),  # train | val
+        ("sft_category", _str),
+        ("sft_style", _str),
+    ]
+)
+
+KEYS = {
+    "videos": "uri",
+    "clips": "clip_id",
+    "scores": "clip_id",
+    "captions": "clip_id",
+    "twins": "clip_id",
+    "selection": "clip_id",
+}
+SCHEMAS = {
+    "videos": VIDEOS,
+    "clips": CLIPS,
+    "scores": SCORES,
+    "captions": CAPTIONS,
+    "twins": TWINS,
+    "selection": SELECTION,
+}
+
+Row = Mapping[str, Any]
+
+
+def write(table: str, rows: Iterable[Row], path: Path) -> pa.Table:
+    """Write `rows` as table `table` to `path`, sorted by its key, atomically.
+
+    Raises ValueError on a row with an unknown or missing column, or on a key that stands twice.
+    """
+    schema, key = SCHEMAS[table], KEYS[table]
+    ordered = sorted(rows, key=lambda row: row[key])
+    for row in ordered:
+        if row.keys() != set(schema.names):
+            odd = sorted(set(row) ^ set(schema.names))
+            raise ValueError(f"table {table}: row {row.get(key)!r}: columns {odd} are missing or unknown")
+    keys = [row[key] for row in ordered]
+    if len(set(keys)) != len(keys):
+        twice = next(a for a, b in itertools.pairwise(keys) if a == b)
+        raise ValueError(f"table {table}: {key} {twice!r} stands twice")
+    result = pa.Table.from_pylist([dict(row) for row in ordered], schema=schema)
+    buffer = io.BytesIO()
+    pq.write_table(result, buffer, row_group_size=ROW_GROUP, compression="zstd", version="2.6", store_schema=True)
+    atomic_write(path, buffer.getvalue())
+    return result
+
+
+def read(table: str, path: Path) -> pa.Table:
+    """Table `table` from `path`. Raises ValueError when it is missing or its columns are not the schema's."""
+    if not path.is_file():
+        raise ValueError(f"table {table} is missing: {path} (run the stage that writes it)")
+    result = pq.read_table(path)
+    if not result.schema.equals(SCHEMAS[table]):
+        raise ValueError(f"{path} is not a {table} table: its columns are {result.schema.names}")
+    return result
+
+
+def read_batches(table: str, folder: Path, batches: Sequence[str]) -> pa.Table:
+    """The tables of exactly the named batches, joined. Raises ValueError naming a batch whose table is missing."""
+    return pa.concat_tables([read(table, folder / f"{batch}.parquet") for batch in batches])
