@@ -1,0 +1,151 @@
+"""From a film to a registered model by the real flow: DVC, GX, Prefect, MLflow, git tags, two training ranks.
+
+One small project goes the whole way once; the tests look at what it left, and then try to get past its gates.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from small_project import Project, lay_out, shrink
+
+BELOW_A_GATE = {
+    "shards@pixels": "data",
+    "encode@high": "train-autoencoder",
+    "train@autoencoder": "shards-pixels",
+    "train@t2i": "shards-high",
+    "train@causal": "train-t2i",
+    "evaluate": "train-causal",
+    "gate_release": "eval",
+    "package": "release",
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> Project:
+    """An unpacked archive (no .git, no identity), two batches, and `flow run journey`."""
+    project = lay_out(tmp_path_factory.mktemp("journey"))
+    project.edit(shrink)
+    project.edit(lambda p: p["train"]["launch"].update(processes=2))
+    for number, batch in enumerate(("film", "more")):
+        folder = project.root / "data" / "raw" / batch
+        folder.mkdir(parents=True)
+        make_video(folder / f"{batch}.mp4", seconds=8.0, fps=24, size=(160, 96), shots=4, seed=number)
+    project.sana("flow", "run", "journey")
+    return project
+
+
+def tags(project: Project) -> list[str]:
+    return project.run("git", "tag", "--list").stdout.split()
+
+
+def test_it_ends_with_a_registered_champion(finished: Project) -> None:
+    assert {"sana-video@v0.1.0", "sana-video#candidate#1", "sana-video#champion#2"} <= set(tags(finished))
+    assert finished.run("git", "cat-file", "-t", "sana-video@v0.1.0").stdout.strip() == "tag"
+    lock = finished.run("git", "show", "sana-video@v0.1.0:dvc.lock").stdout
+    assert "package" in lock
+
+
+def test_the_users_branch_index_and_files_are_left_alone(finished: Project) -> None:
+    assert finished.run("git", "status", "--porcelain").stdout == ""
+    assert "dvc.lock" not in finished.run("git", "ls-tree", "--name-only", "HEAD").stdout.split()
+
+
+def test_dvc_fetches_the_artifact_and_it_samples(finished: Project, tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    finished.dvc("artifacts", "get", str(finished.root), "sana-video", "--rev", "v0.1.0", "-o", str(out))
+    assert (out / "manifest.json").exists()
+    film = tmp_path / "sample.mp4"
+    prompt = ("--prompt", "a moving pattern", "--steps", "2")
+    finished.sana("sample", "--model", "sana-video@champion", *prompt, "--out", str(film))
+
+    from sana_video.video.io import probe, read_metadata
+
+    assert probe(film).frames == 17
+    assert "v0.1.0" in json.dumps(read_metadata(film))
+
+
+def test_training_curves_are_in_mlflow(finished: Project) -> None:
+    with sqlite3.connect(finished.root / "mlflow.db") as db:
+        rows = db.execute("select count(*) from metrics where key like '%loss%'").fetchone()
+    assert rows[0] >= 10
+
+
+def test_two_ranks_trained(finished: Project) -> None:
+    status = finished.status("train@t2i")
+    assert status["counters"]["processes"] == 2
+
+
+def test_reports_stand_and_stand_ins_are_named(finished: Project) -> None:
+    card = (finished.root / "release" / "README.md").read_text()
+    page = (finished.root / "reports" / "eval" / "report.html").read_text()
+    data = (finished.root / "reports" / "data" / "report.html").read_text()
+    for text in (card, page, data):
+        assert "stand-in" in text
+    assert "http" not in page.split("<script")[0] or "cdn" not in page
+
+
+def test_a_rerun_runs_no_stage(finished: Project) -> None:
+    before = tags(finished)
+    finished.forget_statuses()
+    finished.sana("flow", "run", "journey")
+    assert not finished.ran()
+    assert tags(finished) == before
+
+
+def test_metrics_and_plots_answer(finished: Project) -> None:
+    assert "summary.json" in finished.dvc("metrics", "show").stdout
+    finished.dvc("plots", "show", "-o", "plots")
+    assert (finished.root / "plots" / "index.html").exists()
+    shutil.rmtree(finished.root / "plots")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", ["red", "missing", "stale"])
+@pytest.mark.parametrize(("stage", "gate"), BELOW_A_GATE.items())
+def test_no_stage_below_a_gate_runs_past_it(finished: Project, stage: str, gate: str, harm: str) -> None:
+    verdict = finished.root / "reports" / "gates" / f"{gate}.json"
+    saved = verdict.read_bytes()
+    changed = json.loads(saved)
+    if harm == "red":
+        changed["verdict"] = "red"
+    if harm == "stale":
+        changed["tables"] = dict.fromkeys(changed["tables"], "0" * 64)
+    verdict.unlink()
+    if harm != "missing":
+        verdict.write_text(json.dumps(changed))
+    finished.forget_statuses()
+    try:
+        result = finished.dvc("repro", "-s", "-f", stage, check=False)
+        assert result.returncode != 0
+        status = finished.root / "runs" / "status" / f"{stage}.json"
+        if status.exists():  # dvc itself refuses when a dependency is missing, before the stage starts
+            assert json.loads(status.read_text())["exit_code"] == 3
+        else:
+            assert harm == "missing", result.stderr
+    finally:
+        verdict.unlink(missing_ok=True)
+        verdict.write_bytes(saved)
+        finished.dvc("checkout", "-q", check=False)
+
+
+def test_a_red_gate_fails_the_flow_and_registers_nothing(finished: Project) -> None:
+    before = tags(finished)
+    params = (finished.root / "params.yaml").read_text()
+    finished.edit(lambda p: p["data"]["gate"].update(min_kept=100_000))
+    try:
+        result = finished.sana("flow", "run", "journey", check=False)
+        assert result.returncode == 3
+        assert "min_kept" in result.stdout + result.stderr or "kept" in result.stdout + result.stderr
+        assert finished.status("gate_data")["kind"] == "gate_red"
+        assert tags(finished) == before
+        refused = finished.sana("data", "encode", "--view", "pixels", check=False)
+        assert refused.returncode == 3
+    finally:
+        (finished.root / "params.yaml").write_text(params)
+        finished.dvc("repro", "gate_data")
