@@ -102,16 +102,16 @@ class SanaVideoConfig(BaseModel):
             return (0,)
         return (0, *range(self.chunk_frames + frames % self.chunk_frames, frames, self.chunk_frames))
 
-    def save(self, path: Path) -> None:
-        """Write `config.json`: the fields, with the kind and version that `load` checks."""
-        path.write_text(json.dumps({"kind": KIND, "version": VERSION, **self.model_dump()}, indent=2) + "\n")
+    def dump(self) -> str:
+        """The text of `config.json`: the fields, with the kind and version that `load` checks."""
+        return json.dumps({"kind": KIND, "version": VERSION, **self.model_dump()}, indent=2) + "\n"
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a `config.json`; ValueError for one that is no SANA-Video of ours, FileNotFoundError for none."""
         fields = read_json(path)
         if fields.pop("kind", None) != KIND:
-            raise ValueError(f"{path} does not describe a SANA-Video model (its \"kind\" is not {KIND!r})")
+            raise ValueError(f'{path} does not describe a SANA-Video model (its "kind" is not {KIND!r})')
         if (version := fields.pop("version", None)) != VERSION:
             raise ValueError(f"{path} has version {version!r}; this code reads version {VERSION}")
         return validated(cls, fields, path)

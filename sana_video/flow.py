@@ -78,10 +78,10 @@ def spread_over_frames(per_chunk: Tensor, chunk_index: Sequence[int], frames: in
 
 
 def per_element(sigmas: Tensor, like: Tensor) -> Tensor:
-    """σ of shape (), (B,) or (B, T), shaped to broadcast against latents (B, C, T, H, W), in their dtype."""
+    """σ of shape (), (B,) or (B, T), shaped to broadcast against latents (B, C, T, H, W), in their dtype and place."""
     if sigmas.ndim == 2:
-        return rearrange(sigmas, "b t -> b 1 t 1 1").to(like.dtype)
-    return sigmas.reshape(-1, 1, 1, 1, 1).to(like.dtype)
+        return rearrange(sigmas, "b t -> b 1 t 1 1").to(like)
+    return sigmas.reshape(-1, 1, 1, 1, 1).to(like)
 
 
 def add_noise(clean: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:

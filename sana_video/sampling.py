@@ -116,6 +116,6 @@ def step_sigmas(step_list: Sequence[int]) -> Tensor:
 def gaussian(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
     """Standard normal noise, one generator per sample: a sample's noise does not depend on its batch."""
     B, *rest = shape
-    if B != len(generators):
+    if len(generators) != B:
         raise ValueError(f"{len(generators)} generators for a batch of {B}")
     return torch.stack([torch.randn(rest, generator=g, device=g.device) for g in generators])

@@ -1,0 +1,237 @@
+"""What a SANA-Video network is made of: embeddings, the two attentions, the Mix-FFN, the block and the last layer.
+
+Tokens keep their frames apart: x is (B, T, S, D) with S = H·W of the token grid, so that a modulation per frame
+(B, T, 1, D) and one per sample (B, 1, 1, D) are the same broadcast. Every layer that looks along time takes what it
+remembers of earlier chunks and gives back what it remembers now; no memory means the start of a video.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from sana_video.ops.linear_attention import LinearState, linear_attention
+from sana_video.rope import Rotary
+
+NORM_EPS = 1e-6  # LayerNorm of the blocks and the last layer
+RMS_EPS = 1e-5  # RMSNorm of queries and keys in self-attention, and of the text
+PAD_BIAS = -10000.0  # added to the logits of padded text; finite, so that a prompt of nothing but padding gives no NaN
+
+
+class BlockState(NamedTuple):
+    """What a block remembers of all frames so far; its size does not depend on their number."""
+
+    sum_kv: Tensor  # (B, A, E, E)
+    sum_k: Tensor  # (B, A, E)
+    last_u: Tensor  # (B, D, 1, S): features of the last frame before the temporal convolution
+
+
+class Modulation(NamedTuple):
+    """Shift, scale and gate of one branch, each (B, T or 1, 1, D)."""
+
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) · weight over the last axis, statistics in float32."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        inverse_rms = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
+        return (wide * inverse_rms).to(x.dtype) * self.weight
+
+
+class TimestepEmbedding(nn.Module):
+    """Sinusoids of the timestep (256: cosines, then sines), then Linear, SiLU, Linear to the width."""
+
+    SINUSOIDS = 256
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(self.SINUSOIDS, width)
+        self.fc2 = nn.Linear(width, width)
+
+    def forward(self, timestep: Tensor) -> Tensor:
+        """(B, T) in [0, 1000) -> (B, T, D)."""
+        half = self.SINUSOIDS // 2
+        steps = torch.arange(half, dtype=torch.float32, device=timestep.device)
+        angles = timestep.float().unsqueeze(-1) * torch.exp(-math.log(10000.0) * steps / half)
+        sinusoids = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        out: Tensor = self.fc2(F.silu(self.fc1(sinusoids.to(self.fc1.weight.dtype))))
+        return out
+
+
+class TextEmbedding(nn.Module):
+    """Linear, GELU(tanh), Linear from the encoder's width to the model's, then RMSNorm started at 0.01."""
+
+    def __init__(self, text_width: int, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(text_width, width)
+        self.fc2 = nn.Linear(width, width)
+        self.norm = RMSNorm(width, RMS_EPS)
+
+    def forward(self, text: Tensor) -> Tensor:
+        """(B, L, text width) -> (B, L, D)."""
+        hidden = F.gelu(self.fc1(text), approximate="tanh")
+        out: Tensor = self.norm(self.fc2(hidden))
+        return out
+
+
+class SelfAttention(nn.Module):
+    """ReLU linear attention; queries and keys are normed over the full width, before the heads are split."""
+
+    def __init__(self, width: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.eps = eps
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_norm = RMSNorm(width, RMS_EPS)
+        self.k_norm = RMSNorm(width, RMS_EPS)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self, x: Tensor, rotary: Rotary, starts: Sequence[int], state: LinearState | None
+    ) -> tuple[Tensor, LinearState]:
+        """x (B, N, D); `starts`: first token of each chunk. Returns (B, N, D) and the sums after all N tokens."""
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        q, k, v = (rearrange(y, "b n (a e) -> b n a e", a=self.heads) for y in (self.q_norm(q), self.k_norm(k), v))
+        mixed, after = linear_attention(q, k, v, rotary, eps=self.eps, starts=starts, state=state)
+        return self.out(rearrange(mixed, "b n a e -> b n (a e)")), after
+
+
+class CrossAttention(nn.Module):
+    """Softmax attention from video tokens to text; queries and keys are normed over the full width."""
+
+    def __init__(self, width: int, heads: int, norm_eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.q_norm = RMSNorm(width, norm_eps)
+        self.k_norm = RMSNorm(width, norm_eps)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+        """x (B, N, D), text (B, L, D), text_mask (B, L) true where a token is -> (B, N, D)."""
+        k, v = self.kv(text).chunk(2, dim=-1)
+        q, k, v = (
+            rearrange(y, "b n (a e) -> b a n e", a=self.heads) for y in (self.q_norm(self.q(x)), self.k_norm(k), v)
+        )
+        bias = rearrange(torch.zeros_like(text_mask, dtype=q.dtype).masked_fill(~text_mask, PAD_BIAS), "b l -> b 1 1 l")
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        out: Tensor = self.out(rearrange(mixed, "b a n e -> b n (a e)"))
+        return out
+
+
+class MixFFN(nn.Module):
+    """Gated depthwise 3×3 convolution within each frame, then a full-width convolution over three frames.
+
+    The temporal one starts at zero: a network grown from an image model computes what that one did. At the end of a
+    chunk it sees nothing to its right; at a chunk's start it sees the last frame of the chunk before.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(width, 2 * hidden, 1)
+        self.depth = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden)
+        self.project = nn.Conv2d(hidden, width, 1, bias=False)
+        self.temporal = nn.Conv2d(width, width, (3, 1), bias=False)
+
+    def forward(
+        self, x: Tensor, height: int, chunk_index: Sequence[int], last_u: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """x (B, T, H·W, D); `chunk_index`: first frame of each chunk. Returns the like and the new `last_u`."""
+        B = x.shape[0]
+        hidden = self.depth(F.silu(self.expand(rearrange(x, "b t (h w) d -> (b t) d h w", h=height))))
+        value, gate = hidden.chunk(2, dim=1)
+        u = rearrange(self.project(value * F.silu(gate)), "(b t) d h w -> b d t (h w)", b=B)
+        mixed = u + self._along_time(u, chunk_index, last_u)
+        return rearrange(mixed, "b d t s -> b t s d"), u[:, :, -1:]
+
+    def _along_time(self, u: Tensor, chunk_index: Sequence[int], last_u: Tensor | None) -> Tensor:
+        nothing = torch.zeros_like(u[:, :, :1])
+        left = nothing if last_u is None else last_u
+        outputs = []
+        for low, high in pairwise((*chunk_index, u.shape[2])):
+            outputs.append(self.temporal(torch.cat([left, u[:, :, low:high], nothing], dim=2)))
+            left = u[:, :, high - 1 : high]
+        return torch.cat(outputs, dim=2)
+
+
+class Block(nn.Module):
+    """Modulated self-attention, plain cross-attention to the text, modulated Mix-FFN; each added to the stream."""
+
+    def __init__(self, width: int, heads: int, ffn_width: int, *, attention_eps: float, cross_norm_eps: float) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(6, width))
+        self.attn = SelfAttention(width, heads, attention_eps)
+        self.cross = CrossAttention(width, heads, cross_norm_eps)
+        self.ffn = MixFFN(width, ffn_width)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        modulation: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
+        rotary: Rotary,
+        height: int,
+        chunk_index: Sequence[int],
+        state: BlockState | None,
+    ) -> tuple[Tensor, BlockState]:
+        """x (B, T, S, D), modulation (B, T or 1, 6, D), text (B, L, D). Returns x and the state after these frames."""
+        T, S = x.shape[1:3]
+        attn_mod, ffn_mod = self._modulations(modulation)
+
+        tokens = rearrange(modulate(x, attn_mod), "b t s d -> b (t s) d")
+        past = None if state is None else LinearState(state.sum_kv, state.sum_k)
+        mixed, sums = self.attn(tokens, rotary, [start * S for start in chunk_index], past)
+        x = x + attn_mod.gate * rearrange(mixed, "b (t s) d -> b t s d", t=T)
+
+        described = self.cross(rearrange(x, "b t s d -> b (t s) d"), text, text_mask)
+        x = x + rearrange(described, "b (t s) d -> b t s d", t=T)
+
+        refined, last_u = self.ffn(modulate(x, ffn_mod), height, chunk_index, None if state is None else state.last_u)
+        return x + ffn_mod.gate * refined, BlockState(sums.sum_kv, sums.sum_k, last_u)
+
+    def _modulations(self, modulation: Tensor) -> tuple[Modulation, Modulation]:
+        six = rearrange(self.table + modulation, "b t six d -> six b t 1 d").unbind(0)
+        return Modulation(*six[:3]), Modulation(*six[3:])
+
+
+class FinalLayer(nn.Module):
+    """Modulated LayerNorm and a Linear to the pixels of a patch, channels innermost."""
+
+    def __init__(self, width: int, patch_values: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(2, width))
+        self.linear = nn.Linear(width, patch_values)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x (B, T, S, D), embedding (B, T or 1, D): the timestep's, before the shared AdaLN head."""
+        shift, scale = rearrange(self.table + embedding.unsqueeze(2), "b t two d -> two b t 1 d").unbind(0)
+        out: Tensor = self.linear(layer_norm(x) * (1 + scale) + shift)
+        return out
+
+
+def modulate(x: Tensor, modulation: Modulation) -> Tensor:
+    """LN(x) · (1 + scale) + shift."""
+    return layer_norm(x) * (1 + modulation.scale) + modulation.shift
+
+
+def layer_norm(x: Tensor) -> Tensor:
+    """LayerNorm over the last axis, nothing learned."""
+    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)

@@ -1,0 +1,119 @@
+"""Weights in and out of safetensors files: strict, whole or not at all, and never a pickle.
+
+A pickle runs code when it is read, so none is. A file is written beside its place, forced to disk and renamed, so a
+crash or a full disk leaves the old one. What does not fit a module is named, all of it, in one error.
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+FILE_NAME = "model.safetensors"
+PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl"}
+NAMED_AT_MOST = 6  # keys of one kind spelled out in an error; the rest are counted
+
+
+def save(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
+    """Write `tensors` to `path`, which must end in .safetensors. OSError if the disk refuses."""
+    path = Path(path)
+    _refuse_pickle(path)
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with _replacing(path) as temporary:
+        try:
+            safetensors.torch.save_file(ready, temporary)
+        except safetensors.SafetensorError as error:
+            raise OSError(f"cannot write {path}: {error}") from None
+
+
+def load(path: Path | str, *, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """Every tensor in `path`. FileNotFoundError if there is none; ValueError for a pickle or a damaged file."""
+    path = Path(path)
+    _refuse_pickle(path)
+    if not path.is_file():
+        pickles = sorted(p.name for p in path.parent.glob("*") if p.suffix in PICKLES)
+        beside = f" ({pickles[0]} beside it is a pickle, which is never loaded)" if pickles else ""
+        raise FileNotFoundError(f"{path} is missing{beside}")
+    try:
+        return safetensors.torch.load_file(path, device=str(device))
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged, truncated or no safetensors file: {error}") from None
+
+
+def load_into(
+    module: nn.Module, path: Path | str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> None:
+    """Put the weights in `path` into `module`, which may stand on the meta device; `dtype` converts on the way.
+
+    Raises ValueError that names missing, unexpected and wrongly shaped keys, or weights that are not finite.
+    """
+    tensors = load(path, device=device)
+    check_fit(module, tensors, str(path))
+    if dtype is not None:
+        tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    module.load_state_dict(tensors, assign=True)
+
+
+def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """ValueError unless `tensors` are exactly the weights of `module`, all finite; `source` is named in it."""
+    wanted = module.state_dict()
+    shapes = [
+        f"{name} {list(tensors[name].shape)} instead of {list(wanted[name].shape)}"
+        for name in wanted
+        if name in tensors and tensors[name].shape != wanted[name].shape
+    ]
+    faults = {
+        "missing": [name for name in wanted if name not in tensors],
+        "unexpected": [name for name in tensors if name not in wanted],
+        "wrong shape": shapes,
+        "not finite": [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())],
+    }
+    found = "; ".join(f"{kind}: {_listed(names)}" for kind, names in faults.items() if names)
+    if found:
+        raise ValueError(f"{source} does not hold the weights of this {type(module).__name__}: {found}")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a small file whole or not at all."""
+    with _replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def _listed(names: list[str]) -> str:
+    rest = len(names) - NAMED_AT_MOST
+    return ", ".join(names[:NAMED_AT_MOST]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _refuse_pickle(path: Path) -> None:
+    if path.suffix in PICKLES:
+        raise ValueError(f"{path} is a pickle, which can run code; only .safetensors files are read or written")
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place once written and on disk; nothing is left on failure."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        _force_to_disk(temporary)
+        temporary.rename(path)
+        _force_to_disk(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _force_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
