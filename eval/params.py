@@ -1,0 +1,63 @@
+"""The sections `eval` and `release` of params.yaml: what is measured, and what a release must show."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EvalGate(_Section):
+    """What `gate_eval` asks for: enough videos, and few enough that failed."""
+
+    min_videos: int = Field(ge=1)
+    max_failures: Fraction
+
+
+class EvalParams(_Section):
+    """Section `eval`. At least two prompts, because an interval over prompts needs two."""
+
+    stage: str = Field(min_length=1)
+    view: str = Field(min_length=1)
+    autoencoder: str = Field(min_length=1)
+    seed: int = Field(ge=0)
+    prompts: int = Field(ge=2)
+    seeds_per_prompt: int = Field(ge=1)
+    steps: int = Field(ge=1)
+    guidance: float = Field(ge=1.0)
+    latent_noise: tuple[Annotated[float, Field(ge=0.0, allow_inf_nan=False)], ...] = Field(min_length=1)
+    gate: EvalGate
+
+    @field_validator("latent_noise")
+    @classmethod
+    def _starts_clean(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
+        if levels[0] != 0.0 or any(a >= b for a, b in zip(levels, levels[1:], strict=False)):
+            raise ValueError(f"latent_noise must start at 0.0 and rise, it is {list(levels)}")
+        return levels
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The sampling seeds, the same for each prompt, so that two models are compared on the same noise."""
+        return tuple(self.seed + k for k in range(self.seeds_per_prompt))
+
+
+class ReleaseBars(_Section):
+    """Absolute bars, used when `baseline` is `none`. The same model at random initialisation fails them."""
+
+    heldout_ratio: float = Field(gt=0.0, le=1.0)
+    psnr_gain_db: float = Field(gt=0.0)
+    max_frozen: Fraction
+
+
+class ReleaseParams(_Section):
+    """Section `release`."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    baseline: str = Field(min_length=1)
+    bars: ReleaseBars

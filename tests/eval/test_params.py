@@ -1,0 +1,43 @@
+"""The two sections refuse what cannot be evaluated, and import without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from eval.params import EvalParams, ReleaseParams
+
+EVAL: dict[str, Any] = {
+    "stage": "causal", "view": "high", "autoencoder": "models/autoencoder", "seed": 7, "prompts": 4,
+    "seeds_per_prompt": 2, "steps": 16, "guidance": 3.0, "latent_noise": [0.0, 0.1, 0.2],
+    "gate": {"min_videos": 8, "max_failures": 0.0},
+}  # fmt: skip
+BARS = {"heldout_ratio": 0.8, "psnr_gain_db": 3.0, "max_frozen": 0.5}
+
+
+def test_seeds_follow_from_the_first() -> None:
+    assert EvalParams(**EVAL).seeds == (7, 8)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("prompts", 1), ("steps", 0), ("latent_noise", [0.1]), ("latent_noise", [0.0, 0.2, 0.1]), ("guidance", 0.5), ("surprise", 1)],
+)
+def test_impossible_values_are_refused(key: str, value: object) -> None:
+    with pytest.raises(ValidationError):
+        EvalParams(**{**EVAL, key: value})
+
+
+def test_release_name_is_a_tag_name() -> None:
+    assert ReleaseParams(name="sana-video", baseline="none", bars=BARS).bars.max_frozen == 0.5
+    with pytest.raises(ValidationError):
+        ReleaseParams(name="sana video@x", baseline="none", bars=BARS)
+
+
+def test_import_without_torch() -> None:
+    code = "import sys; from eval.params import EvalParams; assert 'torch' not in sys.modules and 'pandas' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
