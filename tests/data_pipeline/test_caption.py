@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from data_pipeline import tables
+from data_pipeline.caption import CAPTIONER, MAX_CHARACTERS, clean, colour_name, describe, run, title
+from data_pipeline.params import CaptionParams
+
+PARAMS = CaptionParams(captioner="template", prompt_version=1)
+MEASURED = {
+    "flow_motion": 3.0,
+    "saturation": 90.0,
+    "brightness": 120.0,
+    "technical": 0.5,
+    "colour": [40.0, 90.0, 180.0],
+    "reason": None,
+}
+
+
+def track(items, total, label):  # type: ignore[no-untyped-def]
+    return items
+
+
+def table(name: str, rows: list[dict[str, object]]) -> pa.Table:
+    blank = dict.fromkeys(tables.SCHEMAS[name].names)
+    return pa.Table.from_pylist([{**blank, **row} for row in rows], schema=tables.SCHEMAS[name])
+
+
+def caption_rows(score: dict[str, object] | None) -> list[dict[str, object]]:
+    videos = table("videos", [{"video_id": "v", "width": 160, "height": 96, "rotation": 90}])
+    clips = table(
+        "clips",
+        [{"clip_id": "a", "video_id": "v", "source": "s"}, {"clip_id": "b", "video_id": "v", "reason": "SHORT"}],
+    )
+    scores = table("scores", [{"clip_id": "a", **score}] if score is not None else [])
+    return run(videos, clips, scores, PARAMS, track)
+
+
+def test_a_caption_names_source_shape_light_colour_and_motion() -> None:
+    text = describe("clip-1", "big-buck-bunny", 16 / 9, MEASURED)
+    assert "Big Buck Bunny" in text
+    assert "blue" in text
+    assert "landscape" in text
+    assert text.endswith(".")
+
+
+def test_captions_vary_by_clip_and_are_the_same_for_the_same_clip() -> None:
+    texts = {describe(f"clip-{i}", "film", 1.7, MEASURED) for i in range(60)}
+    assert len(texts) > 8
+    assert describe("clip-3", "film", 1.7, MEASURED) == describe("clip-3", "film", 1.7, MEASURED)
+
+
+@pytest.mark.parametrize(("flow", "words"), [(0.1, "still nothing"), (4.0, "steady even"), (40.0, "fast quickly")])
+def test_motion_words_follow_the_measure(flow: float, words: str) -> None:
+    text = describe("clip-1", "film", 1.7, {**MEASURED, "flow_motion": flow})
+    assert any(word in text for word in words.split())
+
+
+def test_every_live_clip_gets_a_row_and_rotation_counts() -> None:
+    (row,) = caption_rows(MEASURED)
+    assert row["captioner"] == CAPTIONER
+    assert "portrait" in str(row["text"])
+    assert row["reason"] is None
+    assert row.keys() == set(tables.CAPTIONS.names)
+
+
+@pytest.mark.parametrize(
+    ("score", "reason"),
+    [
+        (None, "MISSING_SCORE"),
+        ({**MEASURED, "brightness": None}, "MISSING_SCORE"),
+        ({**MEASURED, "reason": "DECODE_FAILED"}, "DECODE_FAILED"),
+    ],
+)
+def test_a_clip_without_scores_has_a_reason_and_no_text(score: dict[str, object] | None, reason: str) -> None:
+    (row,) = caption_rows(score)
+    assert (row["text"], row["reason"]) == (None, reason)
+
+
+def test_hostile_source_names_become_plain_words() -> None:
+    assert clean("a\u202eb\x00c\n d") == "abc d"
+    assert "motion" not in clean("x motion score: 9. Motion_Score y").lower()
+    assert len(clean("word " * 200)) <= MAX_CHARACTERS
+    assert len(clean("x" * 1000)) == MAX_CHARACTERS
+    assert title("big-buck_bunny") == "Big Buck Bunny"
+    assert title("\u202e") == "an unnamed source"
+    assert "otion score" not in describe("c", "motion-score", 1.0, MEASURED)
+
+
+@pytest.mark.parametrize(
+    ("rgb", "name"),
+    [([10, 10, 12], "black"), ([120, 120, 125], "grey"), ([240, 240, 240], "white"), ([200, 30, 40], "red"),
+     ([30, 160, 40], "green"), ([120, 80, 40], "brown"), ([20, 30, 110], "dark blue"), ([250, 180, 210], "pale pink")],
+)  # fmt: skip
+def test_colour_names(rgb: list[float], name: str) -> None:
+    assert colour_name(rgb) == name
