@@ -138,7 +138,7 @@ class ShardWriter:
 
 
 def read_index(folder: Path) -> pa.Table:
-    """The index of a view, sorted by key. Raises FileNotFoundError when there is none, ValueError when it is damaged."""
+    """The index of a view, sorted by key. Raises FileNotFoundError for none, ValueError for a damaged one."""
     path = Path(folder) / INDEX_NAME
     if not path.is_file():
         raise FileNotFoundError(f"no {INDEX_NAME} in {folder}: the view is missing or was never finished")
