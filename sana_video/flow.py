@@ -57,13 +57,13 @@ def sample_monotone_timesteps(batch: int, chunks: int, generator: torch.Generato
     values = sample_timesteps((batch,), generator).tolist()
     rows = []
     for anchor, value in zip(anchors, values, strict=True):
-        left = _rising(anchor, value + 1, generator)
-        right = value + _rising(chunks - 1 - anchor, LEVELS - value, generator)
+        left = rising_sequence(anchor, value + 1, generator)
+        right = value + rising_sequence(chunks - 1 - anchor, LEVELS - value, generator)
         rows.append(torch.cat([left, left.new_tensor([value]), right]))
     return torch.stack(rows)
 
 
-def _rising(length: int, choices: int, generator: torch.Generator) -> Tensor:
+def rising_sequence(length: int, choices: int, generator: torch.Generator) -> Tensor:
     """A non-decreasing sequence of `length` numbers in [0, choices), uniform among all of them (stars and bars)."""
     picked = torch.randperm(choices + length - 1, generator=generator, device=generator.device)[:length]
     return picked.sort().values - torch.arange(length, device=generator.device)
