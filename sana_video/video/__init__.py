@@ -1,0 +1,1 @@
+"""Videos in and out: probing under limits, pictures by time, measures of a clip."""

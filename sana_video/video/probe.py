@@ -1,0 +1,220 @@
+"""What a video file says about itself, and whether its bytes bear that out.
+
+Nothing is believed from a file's name: the demuxer is chosen by the first bytes, out of a short list, and forced, so
+that a playlist or an SDP file called `x.mp4` is refused before FFmpeg could follow the addresses in it. The size is
+checked before any frame is decoded (a 400 kB file can hold frames of 200 MB). All packets are read once, which finds
+a file that ends too early; one frame is decoded. `probe` does all this in a sandbox.
+
+Every ValueError starts with a reason code: EMPTY_FILE, NOT_A_VIDEO, NO_VIDEO_STREAM, TOO_LARGE, TRUNCATED,
+TOO_FEW_FRAMES, UNSUPPORTED, DECODE_FAILED, or one of the sandbox's DECODER_*.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from sana_video.video.sandbox import Sandbox
+
+TOLERANCE = 0.05  # a stream may end this fraction (and half a second) before what its container states
+
+_MATRIX = {0: "rgb", 1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 9: "bt2020nc", 10: "bt2020c"}
+_RANGE = {1: "limited", 2: "full"}
+_TRANSFER = {
+    1: "bt709",
+    4: "gamma22",
+    5: "gamma28",
+    6: "smpte170m",
+    7: "smpte240m",
+    8: "linear",
+    11: "iec61966-2-4",
+    13: "iec61966-2-1",
+    14: "bt2020-10",
+    15: "bt2020-12",
+    16: "smpte2084",
+    18: "arib-std-b67",
+}
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """The columns of the videos table that come from the file itself."""
+
+    container: str  # mov, matroska, avi, mpeg, mpegts
+    codec: str
+    width: int  # coded size, before rotation
+    height: int
+    rotation: int  # degrees clockwise to apply for display: 0, 90, 180, 270
+    fps: float  # average rate
+    frames: int | None  # as the container states it
+    duration: float  # seconds, from the packets' own time stamps
+    pixel_format: str
+    colour_range: str  # limited, full, unknown
+    colour_matrix: str  # bt709 …, unknown
+    colour_transfer: str
+    has_audio: bool
+
+    @property
+    def display_size(self) -> tuple[int, int]:
+        """(height, width) as shown, rotation applied."""
+        return (self.width, self.height) if self.rotation in (90, 270) else (self.height, self.width)
+
+
+def probe(path: Path, *, max_pixels: int, seconds: float = 120.0, sandbox: Sandbox | None = None) -> VideoInfo:
+    """Look into an untrusted file, in a child process under limits (or in the given sandbox).
+
+    `max_pixels` is the largest width x height that may be decoded, `seconds` the wall time. ValueError: see above.
+    """
+    if sandbox is None:
+        with Sandbox(seconds=seconds) as own:
+            return probe(path, max_pixels=max_pixels, sandbox=own)
+    return VideoInfo(**sandbox.call("sana_video.video.probe:describe", path=str(path), max_pixels=max_pixels))
+
+
+def describe(path: str, max_pixels: int) -> dict[str, Any]:
+    """`probe` without the sandbox: the fields of VideoInfo as a dict."""
+    with open_video(Path(path)) as container:
+        stream = container.streams.video[0]
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > max_pixels:
+            raise ValueError(f"TOO_LARGE: {width}x{height} is more than {max_pixels} pixels a frame")
+        packets = _read_packets(container, stream, Path(path).stat().st_size)
+        return asdict(_info(container, stream, packets, _first_frame(container, stream)))
+
+
+def sniff(path: Path) -> str:
+    """FFmpeg's demuxer for the file's first bytes: mov, matroska, avi, mpeg or mpegts.
+
+    Raises ValueError: EMPTY_FILE, or NOT_A_VIDEO for all else (text, playlists, pictures, other containers).
+    """
+    with open(path, "rb") as file:
+        head = file.read(600)
+    if not head:
+        raise ValueError("EMPTY_FILE: 0 bytes")
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"):
+        return "mov"
+    if head[:4] == b"\x1a\x45\xdf\xa3":
+        return "matroska"
+    if head[:4] == b"RIFF" and head[8:11] == b"AVI":
+        return "avi"
+    if head[:4] == b"\x00\x00\x01\xba":
+        return "mpeg"
+    if any(len(head) > first + 2 * step and set(head[first :: step][:3]) == {0x47} for first, step in ((0, 188), (4, 192))):
+        return "mpegts"
+    raise ValueError("NOT_A_VIDEO: the first bytes are not those of mp4/mov, matroska/webm, avi or mpeg")
+
+
+def open_video(path: Path) -> InputContainer:
+    """Open a file by its sniffed demuxer, with no protocol but `file`. ValueError with a reason code."""
+    demuxer = sniff(path)
+    try:
+        container = av.open(f"file:{path}", format=demuxer, options={"protocol_whitelist": "file"})
+    except (av.error.FFmpegError, UnicodeError) as error:
+        raise ValueError(f"TRUNCATED: {demuxer} file without a readable index ({_told(error)})") from error
+    if not container.streams.video:
+        container.close()
+        raise ValueError("NO_VIDEO_STREAM: no video in the file")
+    return container
+
+
+@dataclass(frozen=True)
+class _Packets:
+    count: int
+    start: Fraction  # seconds
+    end: Fraction
+
+
+def _read_packets(container: InputContainer, stream: VideoStream, file_bytes: int) -> _Packets:
+    """Read every video packet without decoding. ValueError if the file is cut off or holds fewer than two frames."""
+    starts, ends, count = [], [], 0
+    try:
+        for packet in container.demux(stream):
+            if packet.size == 0:
+                continue
+            count += 1
+            if packet.is_corrupt:
+                raise ValueError(f"TRUNCATED: packet {count} is damaged")
+            stamp = packet.pts if packet.pts is not None else packet.dts
+            if stamp is not None:
+                starts.append(stamp)
+                ends.append(stamp + (packet.duration or 0))
+    except av.error.FFmpegError as error:
+        raise ValueError(f"TRUNCATED: reading stops after {count} frames ({_told(error)})") from error
+    if count < 2:
+        raise ValueError(f"TOO_FEW_FRAMES: {count}")
+    if len(starts) < count // 2 or stream.time_base is None:
+        raise ValueError("UNSUPPORTED: no time stamps in the stream")
+    packets = _Packets(count, min(starts) * stream.time_base, max(ends) * stream.time_base)
+    _refuse_cut_off(container, stream, packets, file_bytes)
+    return packets
+
+
+def _refuse_cut_off(container: InputContainer, stream: VideoStream, packets: _Packets, file_bytes: int) -> None:
+    """ValueError where index, frame count or stated duration go beyond what can be read."""
+    last = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+    if container.format.name.startswith("mov") and last > file_bytes:
+        raise ValueError(f"TRUNCATED: the index goes to byte {last}, the file ends at {file_bytes}")
+    stated = _stated_seconds(container, stream)
+    missing = stated - float(packets.end - packets.start)
+    if missing > max(0.5, TOLERANCE * stated):
+        raise ValueError(f"TRUNCATED: {stated:.2f} s stated, {float(packets.end - packets.start):.2f} s there")
+
+
+def _stated_seconds(container: InputContainer, stream: VideoStream) -> float:
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    only_video = len(container.streams) == 1  # else the longest stream states it, which may be the sound
+    return container.duration / av.time_base if container.duration and only_video else 0.0
+
+
+def _first_frame(container: InputContainer, stream: VideoStream) -> av.VideoFrame:
+    """The first decodable frame: it carries rotation and colour where the container does not."""
+    try:
+        container.seek(0)
+        for frame in container.decode(stream):
+            return frame
+    except av.error.FFmpegError as error:
+        raise ValueError(f"DECODE_FAILED: {_told(error)}") from error
+    raise ValueError("DECODE_FAILED: no frame came out of the decoder")
+
+
+def _info(container: InputContainer, stream: VideoStream, packets: _Packets, frame: av.VideoFrame) -> VideoInfo:
+    seconds = float(packets.end - packets.start)
+    if seconds <= 0:
+        raise ValueError("UNSUPPORTED: all time stamps are equal")
+    return VideoInfo(
+        container=container.format.name.split(",")[0],
+        codec=stream.codec_context.name,
+        width=frame.width,
+        height=frame.height,
+        rotation=clockwise(frame),
+        fps=packets.count / seconds,
+        frames=stream.frames or None,
+        duration=seconds,
+        pixel_format=frame.format.name,
+        colour_range=_RANGE.get(int(frame.color_range), "full" if frame.format.name.startswith("yuvj") else "unknown"),
+        colour_matrix=_MATRIX.get(int(frame.colorspace), "unknown"),
+        colour_transfer=_TRANSFER.get(int(frame.color_trc), "unknown"),
+        has_audio=bool(container.streams.audio),
+    )
+
+
+def clockwise(frame: av.VideoFrame) -> int:
+    """Degrees clockwise that a frame must be turned for display, from its display matrix: 0, 90, 180 or 270.
+
+    ValueError UNSUPPORTED for any other angle.
+    """
+    turn = -frame.rotation % 360  # FFmpeg counts the other way round
+    if turn % 90:
+        raise ValueError(f"UNSUPPORTED: rotated by {turn} degrees")
+    return turn
+
+
+def _told(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
