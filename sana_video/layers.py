@@ -158,7 +158,7 @@ class MixFFN(nn.Module):
         value, gate = hidden.chunk(2, dim=1)
         u = rearrange(self.project(value * F.silu(gate)), "(b t) d h w -> b d t (h w)", b=B)
         mixed = u + self._along_time(u, chunk_index, last_u)
-        return rearrange(mixed, "b d t s -> b t s d"), u[:, :, -1:]
+        return rearrange(mixed, "b d t s -> b t s d"), u[:, :, -1:].clone()  # a view would keep every frame alive
 
     def _along_time(self, u: Tensor, chunk_index: Sequence[int], last_u: Tensor | None) -> Tensor:
         nothing = torch.zeros_like(u[:, :, :1])

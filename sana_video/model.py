@@ -26,7 +26,8 @@ class StreamState(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        return sum(tensor.nbytes for block in self.blocks for tensor in block)
+        """Memory that the state keeps alive."""
+        return sum(tensor.untyped_storage().nbytes() for block in self.blocks for tensor in block)
 
 
 class SanaVideo(nn.Module):
@@ -72,7 +73,7 @@ class SanaVideo(nn.Module):
         ValueError for shapes that do not fit the configuration.
         """
         chunks = self.config.chunk_index(latents.shape[2]) if chunk_index is None else chunk_index
-        velocity, _ = self._run(latents, timestep, text, text_mask, chunks, None)
+        velocity, _ = self._run(latents, timestep, text, text_mask, chunks, None, keep=False)
         return velocity
 
     def stream(
@@ -83,7 +84,7 @@ class SanaVideo(nn.Module):
         The chunk sees itself both ways and what `state` remembers; None starts a video. Frames take absolute positions.
         The caller keeps the state returned for clean latents at time 0, and drops the others.
         """
-        velocity, blocks = self._run(latents, timestep, text, text_mask, (0,), state)
+        velocity, blocks = self._run(latents, timestep, text, text_mask, (0,), state, keep=True)
         return velocity, StreamState(blocks, (state.frames if state else 0) + latents.shape[2])
 
     def _run(
@@ -94,6 +95,8 @@ class SanaVideo(nn.Module):
         text_mask: Tensor,
         chunk_index: Sequence[int],
         state: StreamState | None,
+        *,
+        keep: bool,
     ) -> tuple[Tensor, tuple[BlockState, ...]]:
         first_frame = state.frames if state else 0
         self._check(latents, timestep, text, text_mask, first_frame)
@@ -120,7 +123,8 @@ class SanaVideo(nn.Module):
                 chunk_index=chunk_index,
                 state=state.blocks[i] if state else None,
             )
-            after.append(block_state)
+            if keep:
+                after.append(block_state)
 
         _, p, q = self.config.patch_size
         pixels = self.final(x, embedding)

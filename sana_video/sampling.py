@@ -15,8 +15,8 @@ Velocity = Callable[[Tensor, Tensor], Tensor]
 OnStep = Callable[[int, int], None]
 
 
-def _silent(step: int, total: int) -> None:
-    """The default of `on_step`."""
+def silent(step: int, total: int) -> None:
+    """The `on_step` of those who do not listen."""
 
 
 def flow_schedule(steps: int, shift: float) -> Tensor:
@@ -57,7 +57,7 @@ def hold_first_frame(velocity: Velocity, image: Tensor) -> Velocity:
     return held
 
 
-def euler(velocity: Velocity, x: Tensor, sigmas: Tensor, on_step: OnStep = _silent) -> Tensor:
+def euler(velocity: Velocity, x: Tensor, sigmas: Tensor, on_step: OnStep = silent) -> Tensor:
     """Explicit Euler on dx/dσ = v, from sigmas[0] down to sigmas[-1]."""
     steps = len(sigmas) - 1
     for i in range(steps):
@@ -66,7 +66,7 @@ def euler(velocity: Velocity, x: Tensor, sigmas: Tensor, on_step: OnStep = _sile
     return x
 
 
-def dpmpp_2m_flow(velocity: Velocity, x: Tensor, sigmas: Tensor, on_step: OnStep = _silent) -> Tensor:
+def dpmpp_2m_flow(velocity: Velocity, x: Tensor, sigmas: Tensor, on_step: OnStep = silent) -> Tensor:
     """DPM-Solver++(2M), midpoint (Lu et al. 2022, arXiv 2211.01095), with α = 1 - σ and λ = log(α/σ).
 
     First order on the first step and on the last one, which ends at σ = 0.
@@ -93,7 +93,7 @@ def renoise(
     x: Tensor,
     sigmas: Tensor,
     fresh_noise: Callable[[Tensor], Tensor],
-    on_step: OnStep = _silent,
+    on_step: OnStep = silent,
 ) -> Tensor:
     """Few-step sampling of a distilled model (Algorithm 1): predict x₀, noise it afresh to the next level, repeat.
 
