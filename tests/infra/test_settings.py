@@ -52,10 +52,10 @@ def test_a_section_is_read_and_overridden(params: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("data: {split: {fsp: 16, fps: 1}, batches: {}}", r"params.yaml: data.split.fsp: unknown key \(value 16\); did you mean fps\?"),
-        ("data: {split: {fps: 1}, batches: {a: {pth: x, path: y}}}", r"data.batches.a.pth: unknown key .*did you mean path\?"),
-        ("data: {split: {fps: 1}, batches: {}, pixels: {fps: 1, detectr: c}}", r"data.pixels.detectr: .*did you mean detector\?"),
-        ("data: {split: {fps: -3}, batches: {}}", r"data.split.fps: -3 is not possible: Input should be greater than 0"),
+        ("data: {split: {fsp: 16, fps: 1}, batches: {}}", r"split.fsp: unknown key \(value 16\); did you mean fps\?"),
+        ("data: {split: {fps: 1}, batches: {a: {pth: x, path: y}}}", r"data.batches.a.pth: .*did you mean path\?"),
+        ("data: {split: {fps: 1}, batches: {}, pixels: {fps: 1, detectr: c}}", r"pixels.detectr: .*mean detector\?"),
+        ("data: {split: {fps: -3}, batches: {}}", r"data.split.fps: -3 is not possible: Input should be"),
         ("data: {batches: {}}", r"data.split: missing"),
         ("data: {split: {fps: 0, x: 1}, batches: {}}", r"data.split.fps: 0 .*\(and 1 more\)"),
         ("dta: {}", r"section data is missing; did you mean dta\?"),

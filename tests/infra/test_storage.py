@@ -49,7 +49,7 @@ def test_atomic_write_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None
 def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "table.parquet"
     atomic_write(target, b"old")
-    with full_disk(after=1000), pytest.raises(OSError, match="no space left while writing .*table.parquet") as caught:
+    with full_disk(after=1000), pytest.raises(OSError, match=r"no space left while writing .*table.parquet") as caught:
         atomic_write(target, b"x" * 5000)
     assert caught.value.errno == errno.ENOSPC
     assert target.read_bytes() == b"old"

@@ -1,0 +1,114 @@
+"""The page of a gate's verdict: one HTML file that needs nothing else, failures first, then every rule."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+_WORDS = {
+    "green": "every rule holds; what follows may go on",
+    "red": "the data break a rule; nothing below this gate runs",
+    "broken": "the check itself did not work; nothing below this gate runs",
+}
+_STYLE = """
+:root { color-scheme: light dark; --line: #8884; --green: #1a7f4b; --red: #c22f2f; --broken: #9a5b00; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+header { border-left: .6rem solid var(--tone); padding: .2rem 1rem; }
+header p { margin: .2rem 0; }
+.verdict { font-size: 2.6rem; font-weight: 700; color: var(--tone); text-transform: uppercase; letter-spacing: .04em; }
+.green { --tone: var(--green); } .red { --tone: var(--red); } .broken { --tone: var(--broken); }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; vertical-align: top; padding: .35rem .6rem; border-bottom: 1px solid var(--line); }
+th { font-weight: 600; } code { font-size: .85em; overflow-wrap: anywhere; }
+.no, .warn { font-weight: 600; }
+.no { color: var(--red); } .warn { color: var(--broken); } .yes { color: var(--green); }
+"""
+
+
+def render(document: Mapping[str, Any]) -> str:
+    """The HTML of a verdict as infra.gates writes it to JSON. Equal verdicts give equal bytes."""
+    verdict = str(document["verdict"])
+    sections = document["sections"]
+    parts = [
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>gate {_text(document['boundary'])}: {verdict}</title><style>{_STYLE}</style></head><body>",
+        f'<header class="{verdict}"><h1>Gate {_text(document["boundary"])}</h1><p class="verdict">{verdict}</p>'
+        f"<p>{_WORDS[verdict]}. {_tally(sections)}</p></header>",
+        _problems(document["problems"]),
+        _failures(sections),
+        *(_section(name, section) for name, section in sections.items()),
+        _digests(document),
+        "</body></html>\n",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _tally(sections: Mapping[str, Any]) -> str:
+    rules = [rule for section in sections.values() for rule in section["rules"]]
+    failed = sum(not rule["ok"] for rule in rules)
+    return f"{len(rules) - failed} of {len(rules)} rules hold, over {len(sections)} table(s)."
+
+
+def _problems(problems: list[str]) -> str:
+    if not problems:
+        return ""
+    return "<h2>What did not work</h2><ul>" + "".join(f"<li>{_text(problem)}</li>" for problem in problems) + "</ul>"
+
+
+def _failures(sections: Mapping[str, Any]) -> str:
+    failed = [(name, rule) for name, section in sections.items() for rule in section["rules"] if not rule["ok"]]
+    if not failed:
+        return ""
+    failed.sort(key=lambda pair: str(pair[1]["severity"]))  # critical before warning
+    rows = "".join(f"<tr><td>{_text(name)}</td>{_cells(rule)}<td>{_examples(rule)}</td></tr>" for name, rule in failed)
+    return _table("What does not hold", "<th>table</th>" + _HEAD + "<th>first rows</th>", rows)
+
+
+_HEAD = "<th></th><th>rule</th><th>column</th><th>limits</th><th>observed</th><th>rows against it</th>"
+
+
+def _section(name: str, section: Mapping[str, Any]) -> str:
+    rows = "".join(f"<tr>{_cells(rule)}</tr>" for rule in section["rules"])
+    return _table(f"{_text(name)}: {section['rows']:,} rows", _HEAD, rows)
+
+
+def _cells(rule: Mapping[str, Any]) -> str:
+    mark = "yes" if rule["ok"] else "warn" if rule["severity"] == "warning" else "no"
+    word = {"yes": "holds", "warn": "warning", "no": "fails"}[mark]
+    limits = ", ".join(f"{key} {value}" for key, value in rule["limits"].items())
+    name = str(rule["rule"]).removeprefix("Expect")
+    values = (name, rule["column"], limits, rule["observed"], rule["unexpected_count"])
+    return f'<td class="{mark}">{word}</td>' + "".join(f"<td>{_text(_short(value))}</td>" for value in values)
+
+
+def _examples(rule: Mapping[str, Any]) -> str:
+    return ", ".join(f"<code>{_text(example)}</code>" for example in rule["examples"])
+
+
+def _digests(document: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><td>{_text(path)}</td><td><code>{_text(value)}</code></td></tr>"
+        for path, value in document["tables"].items()
+    )
+    rows += f"<tr><td>rules and settings</td><td><code>{_text(document['params'])}</code></td></tr>"
+    return _table("What was checked", "<th>table</th><th>sha256</th>", rows)
+
+
+def _table(title: str, head: str, rows: str) -> str:
+    return (
+        f'<h2>{title}</h2><div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    )
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return ""
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 120 else text[:117] + "…"
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))
