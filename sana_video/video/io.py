@@ -103,12 +103,14 @@ class Film:
             small, format="rgb24", src_colorspace=matrix, dst_colorspace=Colorspace.DEFAULT,
             src_color_range=span, dst_color_range=ColorRange.JPEG, interpolation=_SCALE,
         ).to_ndarray()  # fmt: skip
-        luma = np.frombuffer(small.planes[0], np.uint8).reshape(height, -1)[:, :width]
-        return Picture(self._pts(frame), self._upright(rgb, turn), self._upright(luma, turn))
+        luma = np.frombuffer(memoryview(small.planes[0]), np.uint8).reshape(height, -1)[:, :width]
+        return Picture(
+            self.pts(frame), self._upright(rgb.astype(np.uint8, copy=False), turn), self._upright(luma, turn)
+        )
 
     def end(self, frame: av.VideoFrame) -> int:
         """PTS at which a frame leaves the screen, as the file states it (else one average frame later)."""
-        return self._pts(frame) + max(1, round(self._shown(frame) / self.time_base))
+        return self.pts(frame) + max(1, round(self._shown(frame) / self.time_base))
 
     def _scaled_size(self, frame: av.VideoFrame, turn: int) -> tuple[int, int]:
         """(height, width) before rotation: square pixels, and large enough for what is asked."""
@@ -166,12 +168,13 @@ class Film:
             raise ValueError(f"DECODE_FAILED: {error.strerror or error}") from error
         return None
 
-    def _pts(self, frame: av.VideoFrame) -> int:
-        assert frame.pts is not None
+    def pts(self, frame: av.VideoFrame) -> int:
+        """When a frame comes on the screen, in units of `time_base`."""
+        assert frame.pts is not None  # `_decode` passes no other
         return frame.pts
 
     def _time(self, frame: av.VideoFrame) -> Fraction:
-        return self._pts(frame) * self.time_base
+        return self.pts(frame) * self.time_base
 
     def _shown(self, frame: av.VideoFrame) -> Fraction:
         if frame.duration:
@@ -265,7 +268,8 @@ def encode_mp4(path: Path, frames: Pixels, fps: int | Fraction, metadata: Mappin
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with av.open(str(tmp), "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}) as container:
+        options = {"movflags": "+faststart", "fflags": "+bitexact"}  # bitexact: no encoder version, no time stamps
+        with av.open(str(tmp), "w", format="mp4", options=options) as container:
             container.metadata.update(metadata)
             _encode(container, frames, Fraction(fps), crf)
         _replace(tmp, path)

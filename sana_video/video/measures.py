@@ -10,6 +10,8 @@ numbers of a stand-in and of what it stands for are never compared.
 
 from __future__ import annotations
 
+import itertools
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -42,28 +44,28 @@ def flow_motion(pictures: Pixels, fps: float, every: float = 0.5) -> list[float]
     if len(indices) < 2:
         raise ValueError(f"TOO_SHORT: {len(pictures)} frames at {fps:g} fps hold no pair {every:g} s apart")
     greys = [_flow_picture(pictures[index]) for index in indices]
-    estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    flows = (estimator.calc(first, second, None) for first, second in zip(greys, greys[1:], strict=False))
+    estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    unset = np.empty((0, 0), np.float32)  # a flow of the right size would be taken as the first guess
+    flows = (estimator.calc(first, second, unset) for first, second in itertools.pairwise(greys))
     return [float(np.hypot(flow[..., 0], flow[..., 1]).mean(dtype=np.float64)) for flow in flows]
 
 
 def _flow_picture(picture: Pixels) -> Pixels:
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     upright = grey.T if grey.shape[0] > grey.shape[1] else grey
-    resized: Pixels = cv2.resize(upright, FLOW_SIZE[::-1], interpolation=cv2.INTER_LINEAR)
-    return resized
+    return cv2.resize(upright, FLOW_SIZE[::-1], interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
 
 
 def vmaf_motion(luma: Pixels) -> float:
     """Mean over frames 1 … F-1 of mean |blur(Y_t) - blur(Y_{t-1})|, 8-bit luma scale (FFmpeg's vmafmotion, in float).
 
-    5-tap Gaussian blur with that filter's borders (see `vmaf_motion_exact`). The first frame has nothing before it and is left out of the mean, where
-    FFmpeg's own average counts it as zero. Raises ValueError for fewer than two frames.
+    5-tap Gaussian blur with that filter's borders (see `vmaf_motion_exact`). The first frame has nothing before it
+    and is left out of the mean, where FFmpeg's own average counts it as zero. ValueError for fewer than two frames.
     """
     if len(luma) < 2:
         raise ValueError("TOO_FEW_FRAMES: motion needs two")
     blurred = [_blur(y) for y in luma]
-    pairs = zip(blurred, blurred[1:], strict=False)
+    pairs = itertools.pairwise(blurred)
     return float(np.mean([cv2.norm(b, a, cv2.NORM_L1) / b.size for a, b in pairs]))
 
 
@@ -71,8 +73,7 @@ def _blur(y: Pixels) -> NDArray[np.float32]:
     kernel = _VMAF_KERNEL.astype(np.float32)
     near = cv2.copyMakeBorder(y, 2, 0, 2, 0, cv2.BORDER_REFLECT_101)
     padded = cv2.copyMakeBorder(near, 0, 2, 0, 2, cv2.BORDER_REFLECT)
-    blurred: NDArray[np.float32] = cv2.sepFilter2D(padded, cv2.CV_32F, kernel, kernel)[2:-2, 2:-2]
-    return np.ascontiguousarray(blurred)
+    return np.ascontiguousarray(cv2.sepFilter2D(padded, cv2.CV_32F, kernel, kernel)[2:-2, 2:-2], dtype=np.float32)
 
 
 def vmaf_motion_exact(luma: Pixels) -> list[float]:
@@ -82,14 +83,17 @@ def vmaf_motion_exact(luma: Pixels) -> list[float]:
     line, the far one with it; SAD / (w h 128). The first value is 0.
     """
     blurred = [_blur_exact(y) for y in luma]
-    sums = [np.abs(b - a).sum() / (b.size * 128.0) for a, b in zip(blurred, blurred[1:], strict=False)]
+    sums = [np.abs(b - a).sum() / (b.size * 128.0) for a, b in itertools.pairwise(blurred)]
     return [0.0, *(float(value) for value in sums)]
 
 
 def _blur_exact(y: Pixels) -> NDArray[np.int64]:
     taps = np.rint(_VMAF_KERNEL * 2**15).astype(np.int64)
-    vertical = sum(tap * y[_mirrored(y.shape[0], offset)].astype(np.int64) for offset, tap in enumerate(taps, -2)) >> 8
-    return sum(tap * vertical[:, _mirrored(y.shape[1], offset)] for offset, tap in enumerate(taps, -2)) >> 15
+    rows = np.stack([y[_mirrored(y.shape[0], offset)] for offset in range(-2, 3)]).astype(np.int64)
+    vertical = np.tensordot(taps, rows, 1) >> 8
+    columns = np.stack([vertical[:, _mirrored(y.shape[1], offset)] for offset in range(-2, 3)])
+    horizontal: NDArray[np.int64] = np.tensordot(taps, columns, 1) >> 15
+    return horizontal
 
 
 def _mirrored(length: int, offset: int) -> NDArray[np.int64]:
@@ -130,7 +134,7 @@ def cuts_inside(pictures: Pixels, threshold: float) -> int:
 def content_values(pictures: Pixels) -> list[float]:
     """PySceneDetect's content value of each frame but the first against the one before it, 0-255."""
     planes = [cv2.cvtColor(picture, cv2.COLOR_RGB2HSV) for picture in pictures]
-    return [float(cv2.absdiff(a, b).mean(dtype=np.float64)) for a, b in zip(planes, planes[1:], strict=False)]
+    return [float(cv2.absdiff(a, b).mean(dtype=np.float64)) for a, b in itertools.pairwise(planes)]
 
 
 def _around(values: list[float], index: int) -> float:

@@ -105,7 +105,7 @@ def sniff(path: Path) -> str:
         return "avi"
     if head[:4] == b"\x00\x00\x01\xba":
         return "mpeg"
-    if any(len(head) > first + 2 * step and set(head[first :: step][:3]) == {0x47} for first, step in ((0, 188), (4, 192))):
+    if any(set(head[first::step][:3]) == {0x47} for first, step in ((0, 188), (4, 192))) and len(head) > 400:
         return "mpegts"
     raise ValueError("NOT_A_VIDEO: the first bytes are not those of mp4/mov, matroska/webm, avi or mpeg")
 

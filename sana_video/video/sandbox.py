@@ -8,6 +8,7 @@ cannot run code in the parent. The child ends with its parent: it leaves as soon
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -18,7 +19,6 @@ import subprocess
 import sys
 import threading
 import time
-from types import TracebackType
 from typing import Any, BinaryIO
 
 GIBIBYTE = 1 << 30
@@ -39,7 +39,7 @@ class Sandbox:
     def __enter__(self) -> Sandbox:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop()
 
     def call(self, function: str, **arguments: Any) -> Any:
@@ -88,10 +88,8 @@ class Sandbox:
         child.wait()
         for pipe in (child.stdin, child.stdout):
             assert pipe is not None
-            try:
+            with contextlib.suppress(BrokenPipeError):  # of what was still buffered for a dead child
                 pipe.close()
-            except BrokenPipeError:  # what was still buffered for a dead child
-                pass
 
 
 def _how(code: int) -> str:

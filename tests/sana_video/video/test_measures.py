@@ -115,7 +115,9 @@ def test_each_quality_measure_answers_to_its_fault() -> None:
     good = texture()
     blurred = cv2.GaussianBlur(good, (0, 0), 3.0)
     noisy = np.clip(good + np.random.default_rng(0).normal(0, 25, good.shape), 0, 255).astype(np.uint8)
-    blocky = cv2.resize(cv2.resize(good, (32, 16), interpolation=cv2.INTER_AREA), (256, 128), interpolation=cv2.INTER_NEAREST)
+    blocky = cv2.resize(
+        cv2.resize(good, (32, 16), interpolation=cv2.INTER_AREA), (256, 128), interpolation=cv2.INTER_NEAREST
+    )
     dark = (good * 0.1).astype(np.uint8)
     grey = np.repeat(good.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8)
     assert measures.sharpness(blurred) < measures.sharpness(good)
@@ -133,5 +135,7 @@ def test_flat_pictures_score_low_and_within_bounds(level: int) -> None:
     flat = np.full((3, 64, 96, 3), level, np.uint8)
     a, t = measures.aesthetic(flat), measures.technical(flat)
     assert 0.0 <= t <= a <= 0.4
-    assert measures.overall(a, t) < measures.overall(measures.aesthetic(texture()[None]), measures.technical(texture()[None]))
+    assert measures.overall(a, t) < measures.overall(
+        measures.aesthetic(texture()[None]), measures.technical(texture()[None])
+    )
     assert measures.overall(1.0, 1.0) == pytest.approx(1.0)

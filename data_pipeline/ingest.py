@@ -1,0 +1,203 @@
+"""ingest: a folder or s3:// prefix of files -> the videos table, one row a file, rejects with their reason.
+
+A video is named by its content, so the same bytes have the same id wherever they lie. Nothing is copied or changed.
+Where footage comes from and under which licence stands in `sources.yaml` in the batch's folder:
+
+    sources:
+      - match: "bbb*.mp4"            # glob over the path inside the batch; the first match counts
+        source: big-buck-bunny       # thresholds of curation can be set per source
+        licence: CC-BY-3.0
+        attribution: "(c) 2008 Blender Foundation, www.bigbuckbunny.org"
+        url: "https://www.bigbuckbunny.org"
+
+Without it the source is the batch's name and the licence "unstated".
+"""
+
+from __future__ import annotations
+
+import base64
+import fnmatch
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from data_pipeline.params import IngestParams, Name
+from data_pipeline.tables import Row
+from infra.storage import is_remote, list_files, local_copy
+from sana_video.video.probe import VideoInfo, probe
+from sana_video.video.sandbox import Sandbox
+
+INGEST_VERSION = 1
+
+SUFFIXES = (
+    ".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".vob",
+    ".ts", ".m2ts", ".mts", ".flv", ".wmv", ".ogv",
+)  # fmt: skip
+HDR = ("smpte2084", "arib-std-b67")
+WORKERS = 2  # files looked into at once: reading them is the cost, not decoding
+PROBE_SECONDS = 300.0
+
+T = TypeVar("T")
+Track = Callable[[Iterable[T], int, str], Iterable[T]]
+Text = Annotated[str, Field(min_length=1, max_length=500)]
+
+
+class SourceRule(BaseModel):
+    """Source, licence and attribution of the files whose path inside the batch matches the glob `match`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    match: Text
+    source: Name
+    licence: Text
+    attribution: Text
+    url: Text
+
+
+class Sources(BaseModel):
+    """The whole of `sources.yaml`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sources: Annotated[tuple[SourceRule, ...], Field(min_length=1)]
+
+    def of(self, name: str) -> SourceRule | None:
+        return next((rule for rule in self.sources if fnmatch.fnmatchcase(name, rule.match)), None)
+
+
+def run(batch: str, uri: str, params: IngestParams, root: Path, track: Track[Any]) -> list[Row]:
+    """Rows of the videos table for every video file below `uri` (relative to `root`, absolute, or s3://…).
+
+    Raises ValueError for a folder without a video file or a faulty sources.yaml, FileNotFoundError for no folder.
+    """
+    place = uri if is_remote(uri) else str(root / uri)
+    files = _videos_in(place, uri)
+    sources = read_sources(place, uri)
+    with ExitStack() as stack, ThreadPoolExecutor(WORKERS) as pool:
+        free: SimpleQueue[Sandbox] = SimpleQueue()
+        for _ in range(WORKERS):
+            free.put(stack.enter_context(Sandbox(seconds=PROBE_SECONDS)))
+        found = track(pool.map(lambda name: _look(name, params, free), files), len(files), f"ingest {batch}")
+        rows = [_row(batch, place, name, sources, one, root) for name, one in zip(files, found, strict=True)]
+    return list(_mark_duplicates(rows))
+
+
+def _videos_in(place: str, uri: str) -> list[str]:
+    files = [name for name in list_files(place, SUFFIXES) if not _hidden(_inside(place, name))]
+    if not files:
+        raise ValueError(f"{uri}: no video in this folder (looked for {' '.join(SUFFIXES)})")
+    return files
+
+
+def _inside(place: str, name: str) -> str:
+    """A file's path inside its batch."""
+    return name.removeprefix(place.rstrip("/")).lstrip("/")
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def read_sources(place: str, uri: str) -> Sources | None:
+    """`sources.yaml` of a batch, None where there is none. Raises ValueError with the faulty key and value."""
+    found = [name for name in list_files(place, ("sources.yaml",)) if _inside(place, name) == "sources.yaml"]
+    if not found:
+        return None
+    with local_copy(found[0]) as path:
+        try:
+            return Sources.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ValueError(f"{uri}/sources.yaml: {where}: {first['msg']} (got {first['input']!r})") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{uri}/sources.yaml is not YAML: {' '.join(str(error).split())}") from error
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What came out of one file: its id and size, what it is as far as that was seen, and why it is refused."""
+
+    video_id: str
+    size: int
+    info: VideoInfo | None
+    reason: str | None
+
+
+def _look(name: str, params: IngestParams, free: SimpleQueue[Sandbox]) -> _Found:
+    """Hash and probe one file. What is wrong with the file is its reason; what is wrong with the machine is raised."""
+    with local_copy(name) as path:
+        try:
+            video_id, size = content_id(path), path.stat().st_size
+        except OSError as error:
+            return _Found(video_id="", size=0, info=None, reason=f"UNREADABLE: {error.strerror}")
+        info, sandbox = None, free.get()
+        try:
+            info = probe(path, max_pixels=params.max_pixels, sandbox=sandbox)
+            _check(info, params)
+        except ValueError as error:
+            return _Found(video_id=video_id, size=size, info=info, reason=str(error))
+        finally:
+            free.put(sandbox)
+        return _Found(video_id=video_id, size=size, info=info, reason=None)
+
+
+def content_id(path: Path) -> str:
+    """The first 26 characters of the base32 sha256 of a file's bytes, lower case: 130 bits."""
+    with open(path, "rb") as file:
+        return short_id(hashlib.file_digest(file, "sha256").digest())
+
+
+def short_id(digest: bytes) -> str:
+    return base64.b32encode(digest).decode().lower()[:26]
+
+
+def _check(info: VideoInfo, params: IngestParams) -> None:
+    """Raise ValueError with a reason code for a video outside the limits."""
+    if info.duration < params.min_seconds:
+        raise ValueError(f"TOO_SHORT: {info.duration:.2f} s, at least {params.min_seconds:g} s")
+    if info.duration > params.max_seconds:
+        raise ValueError(f"TOO_LONG: {info.duration:.0f} s, at most {params.max_seconds:g} s")
+    if min(info.width, info.height) < params.min_short_side:
+        raise ValueError(f"TOO_SMALL: {info.width}x{info.height}, short side at least {params.min_short_side}")
+    if info.colour_transfer in HDR:
+        raise ValueError(f"UNSUPPORTED: HDR ({info.colour_transfer}); tone-map it to SDR first")
+
+
+def _row(batch: str, place: str, name: str, sources: Sources | None, found: _Found, root: Path) -> dict[str, Any]:
+    rule = sources.of(_inside(place, name)) if sources else None
+    technical: Mapping[str, Any] = asdict(found.info) if found.info else {f.name: None for f in fields(VideoInfo)}
+    return {
+        **technical,
+        "video_id": found.video_id,
+        "batch": batch,
+        "source": rule.source if rule else batch,
+        "uri": _relative(name, root),
+        "bytes": found.size,
+        "licence": rule.licence if rule else "unstated",
+        "attribution": rule.attribution if rule else None,
+        "reason": found.reason,
+    }
+
+
+def _relative(name: str, root: Path) -> str:
+    if is_remote(name) or not Path(name).is_relative_to(root):
+        return name
+    return Path(name).relative_to(root).as_posix()
+
+
+def _mark_duplicates(rows: Iterable[dict[str, Any]]) -> Iterator[Row]:
+    """The first good file of each content stays; later ones say which it is. Bad files keep their own reason."""
+    first: dict[str, str] = {}
+    for row in sorted(rows, key=lambda row: row["uri"]):
+        if row["reason"] is None and (kept := first.setdefault(row["video_id"], row["uri"])) != row["uri"]:
+            row = {**row, "reason": f"DUPLICATE_OF:{kept}"}
+        yield row

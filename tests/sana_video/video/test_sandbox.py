@@ -1,0 +1,60 @@
+"""A child that crashes, hangs, grows or goes wrong costs one call."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sana_video.video.sandbox import Sandbox
+
+
+def test_answers_and_is_kept_between_calls() -> None:
+    with Sandbox() as sandbox:
+        assert sandbox.call("json:loads", s="[1, null]") == [1, None]
+        assert sandbox.call("os:getpid") == sandbox.call("os:getpid") != os.getpid()
+
+
+def test_a_crash_is_a_value_error_and_the_next_call_works() -> None:
+    with Sandbox() as sandbox:
+        with pytest.raises(ValueError, match=r"DECODER_CRASHED: .* signal 6"):
+            sandbox.call("os:abort")
+        assert sandbox.call("json:loads", s="1") == 1
+
+
+def test_a_hang_is_ended_at_the_wall_clock_and_the_next_call_works() -> None:
+    started = time.monotonic()
+    with Sandbox(seconds=1.0) as sandbox:
+        with pytest.raises(ValueError, match="DECODER_TIMEOUT"):
+            sandbox.call("signal:pause")
+        assert time.monotonic() - started < 5
+        assert sandbox.call("json:loads", s="1") == 1
+
+
+def test_memory_is_limited() -> None:
+    with Sandbox(memory=1 << 28) as sandbox, pytest.raises(ValueError, match="DECODER_MEMORY"):
+        sandbox.call("secrets:token_bytes", nbytes=1 << 30)
+
+
+def test_a_bug_is_no_verdict_on_the_video_but_a_value_error_is() -> None:
+    with Sandbox() as sandbox:
+        with pytest.raises(RuntimeError, match="AttributeError"):
+            sandbox.call("os:no_such_function")
+        with pytest.raises(ValueError, match="Expecting"):
+            sandbox.call("json:loads", s="{")
+
+
+def test_the_child_ends_with_its_parent() -> None:
+    program = (
+        "from sana_video.video.sandbox import Sandbox; import os\n"
+        "print(Sandbox().call('os:getpid'), flush=True); os._exit(1)"
+    )
+    child = int(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False).stdout)
+    for _ in range(50):
+        if not os.path.exists(f"/proc/{child}"):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"process {child} outlived its parent")
