@@ -1,0 +1,104 @@
+"""A small real DVC project whose stages do as a file tells them, and one Prefect home for the whole session."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+STEP = '''
+import json, os, pathlib, sys, time
+name, out, *sources = sys.argv[1:]
+root = pathlib.Path.cwd()
+orders = json.loads((root / "orders.json").read_text()).get(name, {})
+count = root / "runs" / "count" / name
+count.parent.mkdir(parents=True, exist_ok=True)
+times = int(count.read_text()) + 1 if count.exists() else 1
+count.write_text(str(times))
+if orders.get("sleep"):
+    (root / "runs" / "pid").write_text(str(os.getpid()))
+    time.sleep(orders["sleep"])
+kind = orders.get("kind", "ok") if times <= orders.get("times", 10**6) else "ok"
+if kind == "silent":
+    os._exit(9)
+if kind in ("ok", "gate_red"):
+    path = root / out
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(orders.get("text", "".join((root / s).read_text() for s in sources) + name))
+code = {"ok": 0, "gate_red": 3, "gate_broken": 4, "user": 2}.get(kind, 1)
+status = {"stage": name, "kind": kind, "reason": orders.get("reason", ""), "exit_code": code,
+          "counters": {"times": times}, "seconds": 0.0}
+target = root / "runs" / "status" / f"{name}.json"
+target.parent.mkdir(parents=True, exist_ok=True)
+target.write_text(json.dumps(status))
+print("step", name, kind, flush=True)
+sys.exit(code)
+'''
+
+# a@x, a@y -> b -> gate -> c; d stands alone
+GRAPH = """
+stages:
+  a:
+    foreach: [x, y]
+    do:
+      cmd: python step.py a@${item} out/a-${item}.txt raw.txt
+      deps: [raw.txt]
+      params: [level]
+      outs: ["out/a-${item}.txt"]
+  b:
+    cmd: python step.py b out/b.txt out/a-x.txt out/a-y.txt
+    deps: [out/a-x.txt, out/a-y.txt]
+    outs: [out/b.txt]
+  gate:
+    cmd: python step.py gate reports/gates/b.json out/b.txt
+    deps: [out/b.txt]
+    outs: [reports/gates/b.json]
+  c:
+    cmd: python step.py c out/c.txt out/b.txt
+    deps: [out/b.txt, reports/gates/b.json]
+    outs: [out/c.txt]
+  d:
+    cmd: python step.py d out/d.txt raw.txt
+    deps: [raw.txt]
+    outs: [out/d.txt]
+"""
+
+
+def git(root: Path, *words: str) -> None:
+    identity = ("-c", "user.name=a test", "-c", "user.email=test@localhost")
+    subprocess.run(["git", *identity, *words], cwd=root, check=True, capture_output=True)
+
+
+@pytest.fixture
+def small_project(tmp_path: Path) -> Path:
+    """A git and DVC project of six stages; `orders.json` says how each behaves."""
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "step.py").write_text(textwrap.dedent(STEP))
+    (root / "dvc.yaml").write_text(GRAPH)
+    (root / "params.yaml").write_text("level: 1\n")
+    (root / "raw.txt").write_text("raw ")
+    (root / "orders.json").write_text("{}")
+    (root / ".gitignore").write_text("/out/\n/reports/\n/runs/\n/.worktrees/\n/raw.txt\n/orders.json\n")
+    git(root, "init", "-q")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=root, check=True, capture_output=True)
+    (root / ".dvc" / "config").write_text("[core]\n    analytics = false\n    autostage = false\n")
+    git(root, "add", "-A")
+    git(root, "commit", "-q", "-m", "a small project")
+    return root
+
+
+@pytest.fixture(scope="session")
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A temporary PREFECT_HOME; in force for the whole session, because Prefect reads it once, when imported."""
+    home = tmp_path_factory.mktemp("prefect")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(home))
+        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        patch.setenv("DO_NOT_TRACK", "true")
+        patch.setenv("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+        yield home
