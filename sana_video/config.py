@@ -37,12 +37,12 @@ class SanaVideoConfig(BaseModel):
     width: int = Field(gt=0)
     heads: int = Field(gt=0)
     depth: int = Field(gt=0)
-    ffn_ratio: float = Field(3.0, gt=0)
+    ffn_ratio: float = Field(default=3.0, gt=0)
     text_width: int = Field(gt=0)
     text_tokens: int = Field(gt=0)
-    rope_max: int = Field(1024, gt=0)
+    rope_max: int = Field(default=1024, gt=0)
     origin: Origin = "official"
-    chunk_frames: int | None = Field(None, gt=0)
+    chunk_frames: int | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -145,13 +145,13 @@ class SamplingDefaults(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    fps: float = Field(16.0, gt=0)
-    height: int = Field(480, gt=0)
-    width: int = Field(832, gt=0)
-    frames: int = Field(81, gt=0)
-    steps: int = Field(50, gt=0)
-    guidance: float = Field(6.0, ge=0)
-    flow_shift: float = Field(8.0, gt=0)
+    fps: float = Field(default=16.0, gt=0)
+    height: int = Field(default=480, gt=0)
+    width: int = Field(default=832, gt=0)
+    frames: int = Field(default=81, gt=0)
+    steps: int = Field(default=50, gt=0)
+    guidance: float = Field(default=6.0, ge=0)
+    flow_shift: float = Field(default=8.0, gt=0)
     motion_score: int | None = None
     step_list: tuple[int, ...] | None = None
 

@@ -1,0 +1,216 @@
+"""From words to frames: all uses, seeds that repeat, and requests that cannot be met."""
+
+import functools
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sana_video import weights
+from sana_video.autoencoder.dcae_v import PRESETS, DcaeV
+from sana_video.config import SamplingDefaults, SanaVideoConfig
+from sana_video.model import SanaVideo
+from sana_video.pipeline import NULL_FILE, SanaVideoPipeline, cover, to_uint8
+from sana_video.streaming import Condition
+
+TEXT_WIDTH, TEXT_TOKENS = 8, 5
+CONFIG = SanaVideoConfig(in_channels=16, width=24, heads=2, depth=2, text_width=TEXT_WIDTH, text_tokens=TEXT_TOKENS)
+DEFAULTS = SamplingDefaults(fps=16, height=32, width=48, frames=9, steps=3, guidance=3.0)
+
+
+class HashEncoder:
+    """Each word is a fixed random vector; a prompt is its first words."""
+
+    name, width, tokens = "hash", TEXT_WIDTH, TEXT_TOKENS
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        self.seen += texts
+        text, mask = torch.zeros(len(texts), self.tokens, self.width), torch.zeros(len(texts), self.tokens).bool()
+        for row, words in enumerate(t.split()[: self.tokens] for t in texts):
+            for column, word in enumerate(words):
+                seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:4])
+                text[row, column] = torch.randn(self.width, generator=torch.Generator().manual_seed(seed))
+                mask[row, column] = True
+        return text, mask
+
+
+def network(config: SanaVideoConfig = CONFIG) -> SanaVideo:
+    model = SanaVideo(config)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+@functools.cache
+def autoencoder() -> DcaeV:
+    torch.manual_seed(0)
+    return DcaeV(PRESETS["small"]).eval()
+
+
+def pipeline(config: SanaVideoConfig = CONFIG, **defaults: object) -> SanaVideoPipeline:
+    settings = SamplingDefaults(**{**DEFAULTS.model_dump(), **defaults})
+    return SanaVideoPipeline(network(config), autoencoder(), HashEncoder(), settings)
+
+
+BOTH = pytest.mark.parametrize("chunk_frames", [None, 1])
+
+
+@BOTH
+def test_text_to_video(chunk_frames: int | None) -> None:
+    video = pipeline(CONFIG.with_(chunk_frames=chunk_frames))(["a red car", "two blue birds"])
+    assert video.shape == (2, 9, 32, 48, 3)
+    assert video.dtype == torch.uint8
+    assert not torch.equal(video[0], video[1])
+
+
+@BOTH
+def test_one_frame_is_an_image(chunk_frames: int | None) -> None:
+    assert pipeline(CONFIG.with_(chunk_frames=chunk_frames))("a red car", frames=1).shape == (1, 1, 32, 48, 3)
+
+
+@BOTH
+def test_a_seed_repeats_bit_for_bit_and_another_does_not(chunk_frames: int | None) -> None:
+    pipe = pipeline(CONFIG.with_(chunk_frames=chunk_frames))
+    first = pipe("a red car", seed=5)
+    assert torch.equal(first, pipe("a red car", seed=5))
+    assert not torch.equal(first, pipe("a red car", seed=6))
+    # batched arithmetic may round the last bit differently; the noise is the same
+    both = pipe(["two blue birds", "a red car"], seed=4)
+    torch.testing.assert_close(both[1:].int(), first.int(), atol=1, rtol=0)
+
+
+@BOTH
+def test_image_to_video_starts_with_the_image(chunk_frames: int | None) -> None:
+    pipe = pipeline(CONFIG.with_(chunk_frames=chunk_frames))
+    image = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    video = pipe("a red car", image=image)
+    first = pipe.autoencoder.encode(cover(image, 32, 48)[None, :, None])
+    assert torch.equal(video[0, 0], to_uint8(pipe.autoencoder.decode(first))[0, 0])
+    other = pipe("a red car", image=255 - image)
+    assert not torch.equal(video[:, 1:], other[:, 1:])
+    assert pipe(["a", "b"], image=image).shape[0] == 2
+
+
+def test_words_and_guidance_matter() -> None:
+    pipe = pipeline()
+    plain = pipe("a red car", guidance=1.0)
+    assert not torch.equal(plain, pipe("two blue birds", guidance=1.0))
+    assert not torch.equal(plain, pipe("a red car", guidance=4.0))
+    assert not torch.equal(pipe("a red car"), pipe("a red car", negative_prompt="blurry"))
+
+
+def test_the_motion_score_is_told_after_the_prompt() -> None:
+    pipe = pipeline(motion_score=30)
+    pipe("a red car")
+    pipe("a red car", motion_score=4.9)
+    assert pipe.text_encoder.seen == ["a red car motion score: 30.", "", "a red car motion score: 4.", ""]
+
+
+def test_a_stored_null_embedding_replaces_the_empty_string() -> None:
+    null = Condition(torch.full((1, TEXT_TOKENS, TEXT_WIDTH), 0.5), torch.ones(1, TEXT_TOKENS, dtype=torch.bool))
+    pipe = pipeline()
+    other = replace(pipe, null=null)
+    assert not torch.equal(pipe("a red car"), other("a red car"))
+    assert torch.equal(pipe("a red car", negative_prompt="dark"), other("a red car", negative_prompt="dark"))
+
+
+@pytest.mark.parametrize(("chunk_frames", "total"), [(None, 3), (1, 9)])
+def test_progress_counts_every_step(chunk_frames: int | None, total: int) -> None:
+    told: list[tuple[int, int]] = []
+    pipeline(CONFIG.with_(chunk_frames=chunk_frames))("a car", on_step=lambda done, of: told.append((done, of)))
+    assert told == [(i + 1, total) for i in range(total)]
+
+
+def test_a_step_list_takes_the_place_of_steps_and_guidance() -> None:
+    told: list[int] = []
+    causal = CONFIG.with_(chunk_frames=1)
+    pipe = pipeline(causal, step_list=(1000, 889))
+    assert pipe("a car", on_step=lambda done, of: told.append(of)).shape == (1, 9, 32, 48, 3)
+    assert told == [6] * 6
+    with pytest.raises(ValueError, match="step_list is for a chunk-causal model"):
+        pipeline(step_list=(1000, 889))
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"height": 20}, "height 20 is not a multiple of 16; the nearest is 16"),
+        ({"width": 0}, "width 0 is not a multiple of 16; the nearest is 16"),
+        ({"frames": 7}, "7 frames .* take 5 or 9"),
+        ({"frames": 0}, "0 frames .* take 1 or 5"),
+        ({"frames": -30}, "-30 frames .* take 1 or 5"),
+        ({"frames": 4097}, "4097 frames are 1025 latent frames; this model knows 1024"),
+        ({"steps": 0}, "at least 1 step"),
+        ({"prompt": "  "}, "the prompt is empty"),
+        ({"prompt": []}, "no prompt given"),
+        ({"image": np.zeros((4, 4), np.uint8)}, r"an image is uint8 .* not torch.uint8 \[4, 4\]"),
+        ({"image": np.zeros((4, 4, 3), np.float32)}, "not torch.float32"),
+        ({"image": np.zeros((4, 4, 3), np.uint8), "frames": 1}, "more frames than the image itself"),
+    ],
+)
+def test_what_cannot_be_made_is_said(request_: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        pipeline()(**{"prompt": "a car", **request_})
+    assert "\n" not in str(caught.value)
+
+
+def test_parts_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="4 channels, the autoencoder 16"):
+        pipeline(CONFIG.with_(in_channels=4))
+    with pytest.raises(ValueError, match="text of width 9; hash gives 8"):
+        pipeline(CONFIG.with_(text_width=9))
+
+
+def test_cover_scales_crops_and_keeps_the_middle() -> None:
+    image = torch.zeros(10, 40, 3, dtype=torch.uint8)
+    image[:, 15:25] = 255
+    shown = cover(image, 20, 20)
+    assert shown.shape == (3, 20, 20)
+    assert shown.min() >= -1
+    assert shown[:, :, 2:-2].min() > 0.999  # the white middle fills the crop
+    assert torch.equal(cover(image[:, 15:25], 10, 10), torch.ones(3, 10, 10))
+
+
+def test_frames_are_rounded_and_bounded() -> None:
+    video = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0]).reshape(1, 1, 5, 1, 1).expand(1, 3, 5, 1, 1)
+    assert to_uint8(video)[0, :, 0, 0, 0].tolist() == [0, 0, 128, 255, 255]
+
+
+def save_release(folder: Path, config: SanaVideoConfig) -> None:
+    """The layout of release/."""
+    network(config).save_pretrained(folder)
+    autoencoder().save_pretrained(folder / "autoencoder")
+    (folder / "text.json").write_text(json.dumps({"encoder": "minilm", "tokens": 48}))
+    (folder / "sampling.json").write_text(DEFAULTS.model_dump_json())
+
+
+def test_a_folder_is_the_whole_pipeline(tmp_path: Path) -> None:
+    config = CONFIG.with_(text_width=384, text_tokens=48, chunk_frames=1)
+    save_release(tmp_path, config)
+    pipe = SanaVideoPipeline.from_pretrained(tmp_path)
+    video = pipe("a red car", seed=1, motion_score=3)
+    assert video.shape == (1, 9, 32, 48, 3)
+    whole = SanaVideoPipeline(network(config), autoencoder(), pipe.text_encoder, DEFAULTS)
+    assert torch.equal(video, whole("a red car motion score: 3.", seed=1))
+
+    text, mask = pipe.text_encoder.encode(["nothing at all"])
+    weights.save(tmp_path / NULL_FILE, {"text": text[0], "mask": mask[0]})
+    with_null = SanaVideoPipeline.from_pretrained(tmp_path)
+    assert torch.equal(with_null("a car", guidance=2), pipe("a car", guidance=2, negative_prompt="nothing at all"))
+
+    (tmp_path / "sampling.json").write_text('{"step": 3}')
+    with pytest.raises(ValueError, match=r"sampling\.json: step: Extra inputs"):
+        SanaVideoPipeline.from_pretrained(tmp_path)
+    (tmp_path / "text.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"text\.json is missing"):
+        SanaVideoPipeline.from_pretrained(tmp_path)
