@@ -20,10 +20,8 @@ import fnmatch
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Annotated, Any, TypeVar
 
 import yaml
@@ -33,7 +31,7 @@ from data_pipeline.params import IngestParams, Name
 from data_pipeline.tables import Row
 from infra.storage import is_remote, list_files, local_copy
 from sana_video.video.probe import VideoInfo, probe
-from sana_video.video.sandbox import Sandbox
+from sana_video.video.sandbox import Sandboxes
 
 INGEST_VERSION = 1
 
@@ -81,11 +79,8 @@ def run(batch: str, uri: str, params: IngestParams, root: Path, track: Track[Any
     place = uri if is_remote(uri) else str(root / uri)
     files = _videos_in(place, uri)
     sources = read_sources(place, uri)
-    with ExitStack() as stack, ThreadPoolExecutor(WORKERS) as pool:
-        free: SimpleQueue[Sandbox] = SimpleQueue()
-        for _ in range(WORKERS):
-            free.put(stack.enter_context(Sandbox(seconds=PROBE_SECONDS)))
-        found = track(pool.map(lambda name: _look(name, params, free), files), len(files), f"ingest {batch}")
+    with Sandboxes(WORKERS, seconds=PROBE_SECONDS) as sandboxes, ThreadPoolExecutor(WORKERS) as pool:
+        found = track(pool.map(lambda name: _look(name, params, sandboxes), files), len(files), f"ingest {batch}")
         rows = [_row(batch, place, name, sources, one, root) for name, one in zip(files, found, strict=True)]
     return list(_mark_duplicates(rows))
 
@@ -132,21 +127,19 @@ class _Found:
     reason: str | None
 
 
-def _look(name: str, params: IngestParams, free: SimpleQueue[Sandbox]) -> _Found:
+def _look(name: str, params: IngestParams, sandboxes: Sandboxes) -> _Found:
     """Hash and probe one file. What is wrong with the file is its reason; what is wrong with the machine is raised."""
     with local_copy(name) as path:
         try:
             video_id, size = content_id(path), path.stat().st_size
         except OSError as error:
             return _Found(video_id="", size=0, info=None, reason=f"UNREADABLE: {error.strerror}")
-        info, sandbox = None, free.get()
+        info = None
         try:
-            info = probe(path, max_pixels=params.max_pixels, sandbox=sandbox)
+            info = probe(path, max_pixels=params.max_pixels, sandbox=sandboxes)
             _check(info, params)
         except ValueError as error:
             return _Found(video_id=video_id, size=size, info=info, reason=str(error))
-        finally:
-            free.put(sandbox)
         return _Found(video_id=video_id, size=size, info=info, reason=None)
 
 

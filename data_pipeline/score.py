@@ -14,10 +14,8 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -26,7 +24,7 @@ import pyarrow.parquet as pq
 from data_pipeline.params import LimitParams, ScoreParams, SplitParams
 from data_pipeline.tables import SCORES, Row
 from infra.storage import atomic_write, is_remote, local_copy
-from sana_video.video.sandbox import Sandbox
+from sana_video.video.sandbox import Sandboxes
 
 CHUNK = 16  # clips read by one call; a remote video is one chunk, so that it is fetched once
 CLIP_SECONDS = 60.0  # wall time allowed per clip before its decoder counts as hung
@@ -135,11 +133,9 @@ def _measure_missing(
 ) -> dict[str, str]:
     """Measure all chunks, adding to `known` and its stores; returns the reason of each clip that failed."""
     reasons: dict[str, str] = {}
-    with ExitStack() as stack, ThreadPoolExecutor(workers) as pool:
-        free: SimpleQueue[Sandbox] = SimpleQueue()
-        for _ in range(workers):
-            free.put(stack.enter_context(Sandbox(seconds=CLIP_SECONDS * CHUNK)))
-        results = pool.map(lambda chunk: _measure_chunk(chunk, settings, root, free), chunks)
+    workers = max(1, min(workers, len(chunks)))
+    with Sandboxes(workers) as sandboxes, ThreadPoolExecutor(workers) as pool:
+        results = pool.map(lambda chunk: _measure_chunk(chunk, settings, root, sandboxes), chunks)
         for chunk, result in zip(chunks, track(results, len(chunks), "score"), strict=True):
             done = {clip: values for clip, values in result.items() if "reason" not in values}
             reasons |= {clip: values["reason"] for clip, values in result.items() if "reason" in values}
@@ -150,35 +146,31 @@ def _measure_missing(
     return reasons
 
 
-def _measure_chunk(chunk: Chunk, settings: Settings, root: Path, free: SimpleQueue[Sandbox]) -> dict[str, Values]:
+def _measure_chunk(chunk: Chunk, settings: Settings, root: Path, sandboxes: Sandboxes) -> dict[str, Values]:
     """Measure a chunk in one read; if that read dies, each of its clips alone, to find the one that kills it."""
-    sandbox = free.get()
     place = chunk.uri if is_remote(chunk.uri) else str(root / chunk.uri)
-    try:
-        with local_copy(place) as path:
-            try:
-                return _ask(sandbox, path, chunk.clips, chunk.measures, settings)
-            except ValueError:
-                return {row["clip_id"]: _ask_alone(sandbox, path, row, chunk.measures, settings) for row in chunk.clips}
-    finally:
-        free.put(sandbox)
+    with local_copy(place) as path:
+        try:
+            return _ask(sandboxes, path, chunk.clips, chunk.measures, settings)
+        except ValueError:
+            return {row["clip_id"]: _ask_alone(sandboxes, path, row, chunk.measures, settings) for row in chunk.clips}
 
 
-def _ask_alone(sandbox: Sandbox, path: Path, row: Row, measures: Sequence[str], settings: Settings) -> Values:
+def _ask_alone(sandboxes: Sandboxes, path: Path, row: Row, measures: Sequence[str], settings: Settings) -> Values:
     try:
-        return _ask(sandbox, path, [row], measures, settings)[row["clip_id"]]
+        return _ask(sandboxes, path, [row], measures, settings)[row["clip_id"]]
     except ValueError as error:
         return {"reason": str(error)}
 
 
 def _ask(
-    sandbox: Sandbox, path: Path, clips: Sequence[Row], measures: Sequence[str], settings: Settings
+    sandboxes: Sandboxes, path: Path, clips: Sequence[Row], measures: Sequence[str], settings: Settings
 ) -> dict[str, Values]:
-    spans = [[row["clip_id"], row["start_pts"], row["end_pts"]] for row in clips]
-    result: dict[str, Values] = sandbox.call(
+    result: dict[str, Values] = sandboxes.call(
         "data_pipeline.score:measure_clips",
+        within=CLIP_SECONDS * len(clips),
         path=str(path),
-        spans=spans,
+        spans=[[row["clip_id"], row["start_pts"], row["end_pts"]] for row in clips],
         measures=list(measures),
         settings=asdict(settings),
     )

@@ -24,12 +24,12 @@ from data_pipeline.ingest import short_id
 from data_pipeline.params import LimitParams, SplitParams
 from data_pipeline.tables import Row
 from infra.storage import is_remote, local_copy
-from sana_video.video.sandbox import Sandbox
+from sana_video.video.sandbox import Sandboxes
 
 SPLIT_VERSION = 1
 
 DETECTION_SIDE = 144  # PySceneDetect's own choice is 256 pixels of width: 144 lines of a 16:9 picture
-SECONDS_PER_FRAME = 0.5  # wall time that a sandbox may take, per frame of the video, before it counts as hung
+SECONDS_PER_FRAME = 0.1  # wall time that a sandbox may take, per frame of the video, before it counts as hung
 
 T = TypeVar("T")
 Track = Callable[[Iterable[T], int, str], Iterable[T]]
@@ -45,21 +45,31 @@ def run(videos: pa.Table, limit: LimitParams, params: SplitParams, root: Path, t
         raise ValueError(f"no video to split: all {videos.num_rows} were rejected, see the reasons in the videos table")
     cores = len(os.sched_getaffinity(0))
     workers = min(cores, len(good))
-    with ThreadPoolExecutor(workers) as pool:
-        jobs = [pool.submit(_split_one, row, limit, params, root, max(1, cores // workers)) for row in good]
-        return [row for job in track(jobs, len(jobs), "split") for row in job.result()]
+    threads = max(1, cores // workers)  # of each decoder
+    with Sandboxes(workers) as sandboxes, ThreadPoolExecutor(workers) as pool:
+        done = pool.map(lambda row: _split_one(row, limit, params, root, sandboxes, threads), good)
+        return [row for rows in track(done, len(good), "split") for row in rows]
 
 
-def _split_one(video: Row, limit: LimitParams, params: SplitParams, root: Path, threads: int) -> list[Row]:
+def _split_one(
+    video: Row, limit: LimitParams, params: SplitParams, root: Path, sandboxes: Sandboxes, threads: int
+) -> list[Row]:
     side = min(limit.short_side or DETECTION_SIDE, DETECTION_SIDE)
-    allowed = 120.0 + SECONDS_PER_FRAME * video["duration"] * video["fps"]
+    frames = min(video["duration"], limit.seconds or video["duration"]) * video["fps"]
     place = video["uri"] if is_remote(video["uri"]) else str(root / video["uri"])
-    with local_copy(place) as path, Sandbox(seconds=allowed) as sandbox:
+    with local_copy(place) as path:
         try:
-            found = sandbox.call(
-                "data_pipeline.split:find_shots", path=str(path), detector=params.detector, threshold=params.threshold,
-                min_shot_seconds=params.min_shot_seconds, seconds=limit.seconds, short_side=side, threads=threads,
-            )  # fmt: skip
+            found = sandboxes.call(
+                "data_pipeline.split:find_shots",
+                within=120.0 + SECONDS_PER_FRAME * frames,
+                path=str(path),
+                detector=params.detector,
+                threshold=params.threshold,
+                min_shot_seconds=params.min_shot_seconds,
+                seconds=limit.seconds,
+                short_side=side,
+                threads=threads,
+            )
         except ValueError as error:
             return [_row(video, 0, 0, 0, Fraction(1), params, reason=str(error))]
     return list(clips_of(video, found["shots"], Fraction(found["time_base"]), params))

@@ -42,7 +42,7 @@ def _texture(size: tuple[int, int], shot: int, seed: int) -> np.ndarray:
     return np.clip(base + 24 * waves[..., None] * np.array([1.0, 0.8, 0.6]), 0, 255)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_video() -> MakeVideo:
     """`make_video(path, seconds, fps, size (H, W), shots)`: panning textures, hard cuts at equal distances.
 

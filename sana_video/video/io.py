@@ -8,6 +8,7 @@ BT.601 below, limited range), then rotated as its display matrix says. Square pi
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -134,11 +135,9 @@ class Film:
 
     def _seek(self, time: Fraction) -> None:
         """Stand on the last key frame at or before `time`, or on the first frame where the index misleads."""
-        try:
+        self._rewind()
+        with contextlib.suppress(av.error.FFmpegError):  # then it is read from the beginning
             self.container.seek(int(time / self.time_base), stream=self.stream, backward=True)
-        except av.error.FFmpegError:
-            self._rewind()
-        self._source = self.container.decode(self.stream)
         self._now = self._decode()
         if self._now is None or self._time(self._now) > time:
             self._rewind()
@@ -148,12 +147,10 @@ class Film:
         self._next = self._decode()
 
     def _rewind(self) -> None:
-        if self._now is not None or self._next is not None or self.stream.start_time is not None:
-            start = self.stream.start_time or 0
-            try:
-                self.container.seek(min(0, start), stream=self.stream, backward=True, any_frame=False)
-            except av.error.FFmpegError:
-                self.container.seek(0)
+        with contextlib.suppress(
+            av.error.FFmpegError
+        ):  # a stream that cannot seek is at its beginning when just opened
+            self.container.seek(min(0, self.stream.start_time or 0), stream=self.stream, backward=True)
         self._source = self.container.decode(self.stream)
         self._now = self._next = None
 
@@ -161,10 +158,12 @@ class Film:
         try:
             for frame in self._source:
                 if frame.is_corrupt:
+                    self._now = self._next = None  # the next `at` seeks: what follows may be whole again
                     raise ValueError(f"DECODE_FAILED: damaged frame at PTS {frame.pts}")
                 if frame.pts is not None:
                     return frame
         except av.error.FFmpegError as error:
+            self._now = self._next = None
             raise ValueError(f"DECODE_FAILED: {error.strerror or error}") from error
         return None
 

@@ -20,7 +20,7 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from sana_video.video.sandbox import Sandbox
+from sana_video.video.sandbox import Sandbox, Sandboxes
 
 TOLERANCE = 0.05  # a stream may end this fraction (and half a second) before what its container states
 
@@ -66,7 +66,9 @@ class VideoInfo:
         return (self.width, self.height) if self.rotation in (90, 270) else (self.height, self.width)
 
 
-def probe(path: Path, *, max_pixels: int, seconds: float = 120.0, sandbox: Sandbox | None = None) -> VideoInfo:
+def probe(
+    path: Path, *, max_pixels: int, seconds: float = 120.0, sandbox: Sandbox | Sandboxes | None = None
+) -> VideoInfo:
     """Look into an untrusted file, in a child process under limits (or in the given sandbox).
 
     `max_pixels` is the largest width x height that may be decoded, `seconds` the wall time. ValueError: see above.

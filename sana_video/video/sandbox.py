@@ -42,16 +42,17 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         self._stop()
 
-    def call(self, function: str, **arguments: Any) -> Any:
-        """The function's answer, through JSON.
+    def call(self, function: str, *, within: float | None = None, **arguments: Any) -> Any:
+        """The function's answer, through JSON; `within` seconds if given, in place of the sandbox's own.
 
         Raises ValueError when the function does, and with DECODER_CRASHED, DECODER_TIMEOUT or DECODER_MEMORY when
         the child did not survive the call; RuntimeError with the child's traceback for any other exception in it.
         """
         child = self._child or self._start()
         self._child = child
-        request = {"function": function, "arguments": arguments, "memory": self._memory, "seconds": self._seconds}
-        line = self._ask(child, json.dumps(request).encode() + b"\n")
+        seconds = self._seconds if within is None else within
+        request = {"function": function, "arguments": arguments, "memory": self._memory, "seconds": seconds}
+        line = self._ask(child, json.dumps(request).encode() + b"\n", seconds)
         answer: dict[str, Any] = json.loads(line)
         if "value_error" in answer:
             raise ValueError(answer["value_error"])
@@ -63,17 +64,17 @@ class Sandbox:
         program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()"
         return subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-    def _ask(self, child: subprocess.Popen[bytes], request: bytes) -> bytes:
+    def _ask(self, child: subprocess.Popen[bytes], request: bytes, seconds: float) -> bytes:
         assert child.stdin is not None and child.stdout is not None
         try:
             child.stdin.write(request)
             child.stdin.flush()
-            line = _read_line(child.stdout, self._seconds)
+            line = _read_line(child.stdout, seconds)
         except BrokenPipeError:
             line = b""
         except TimeoutError:
             self._stop()
-            raise ValueError(f"DECODER_TIMEOUT: no answer within {self._seconds:g} s") from None
+            raise ValueError(f"DECODER_TIMEOUT: no answer within {seconds:g} s") from None
         if not line.endswith(b"\n"):
             code = child.wait()
             self._stop()
@@ -90,6 +91,31 @@ class Sandbox:
             assert pipe is not None
             with contextlib.suppress(BrokenPipeError):  # of what was still buffered for a dead child
                 pipe.close()
+
+
+class Sandboxes:
+    """Several sandboxes for as many threads: a call takes a free one, or waits for it. A context manager."""
+
+    def __init__(self, count: int, *, memory: int = 3 * GIBIBYTE, seconds: float = 600.0) -> None:
+        self._all = [Sandbox(memory=memory, seconds=seconds) for _ in range(count)]
+        self._free: queue.SimpleQueue[Sandbox] = queue.SimpleQueue()
+        for sandbox in self._all:
+            self._free.put(sandbox)
+
+    def __enter__(self) -> Sandboxes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sandbox in self._all:
+            sandbox.__exit__()
+
+    def call(self, function: str, *, within: float | None = None, **arguments: Any) -> Any:
+        """As `Sandbox.call`; from any thread."""
+        sandbox = self._free.get()
+        try:
+            return sandbox.call(function, within=within, **arguments)
+        finally:
+            self._free.put(sandbox)
 
 
 def _how(code: int) -> str:

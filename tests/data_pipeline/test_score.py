@@ -1,0 +1,166 @@
+"""Scores of rendered clips; what is measured again, and what is not."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from data_pipeline import ingest, score, split, tables
+from data_pipeline.params import IngestParams, LimitParams, ScoreParams, SplitParams
+from sana_video.video import io, measures
+
+INGEST = IngestParams(min_seconds=0.1, max_seconds=60.0, max_pixels=1 << 22, min_short_side=16)
+SPLIT = SplitParams(detector="content", threshold=27.0, min_shot_seconds=0.6, fps=16, frames=17, trim_frames=1)
+PARAMS = ScoreParams(short_side=96, flow="dis", aesthetic="classical", sample_seconds=0.5, workers=2)
+VERSIONS = measures.MEASURE_VERSIONS
+ALL = LimitParams()
+
+
+def track(items: Any, total: int, label: str) -> Any:
+    return items
+
+
+class Batch:
+    """Videos and clips of a folder, and its scores on request."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.videos = tables.write("videos", ingest.run("film", "raw", INGEST, root, track), root / "videos.parquet")
+        rows = split.run(self.videos, ALL, SPLIT, root, track)
+        self.clips = tables.write("clips", rows, root / "clips.parquet")
+
+    def scores(self, versions: dict[str, int] | None = None, **changes: Any) -> pa.Table:
+        params = PARAMS.model_copy(update=changes)
+        rows = score.run(self.videos, self.clips, ALL, SPLIT, params, versions or VERSIONS, self.root, track)
+        return tables.write("scores", rows, self.root / "scores.parquet")
+
+    def stored(self) -> dict[str, int]:
+        """Modification time of every file of kept measures."""
+        store = self.root / "runs" / "measures"
+        return {str(path.relative_to(store)): path.stat().st_mtime_ns for path in store.rglob("*.parquet")}
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory, make_video: Any) -> Batch:
+    """Scored once; only to be copied."""
+    root = tmp_path_factory.mktemp("scored")
+    make_video(root / "raw" / "fast.mp4", seconds=3, speed=3.0)
+    make_video(root / "raw" / "still.mp4", seconds=3, speed=0.0, seed=1)
+    batch = Batch(root)
+    batch.scores()
+    return batch
+
+
+@pytest.fixture
+def batch(tmp_path: Path, scored: Batch) -> Batch:
+    """A copy of the same batch, already scored, free to be changed."""
+    shutil.copytree(scored.root, tmp_path, dirs_exist_ok=True)
+    mine = copy.copy(scored)
+    mine.root = tmp_path
+    return mine
+
+
+def test_every_clip_has_every_measure_labelled_with_its_estimator(batch: Batch) -> None:
+    rows = batch.scores().to_pylist()
+    assert len(rows) == batch.clips.num_rows == 4
+    for row in rows:
+        assert row["reason"] is None and all(row[name] is not None for name in row if name != "reason")
+        assert row["flow_estimator"] == "opencv-dis (stand-in for UniMatch)"
+        assert row["aesthetic_scorer"] == "classical (stand-in for DOVER)"
+        assert len(row["flow_pairs"]) == 2 and len(row["phash"]) == 3 and (row["height"], row["width"]) == (96, 160)
+        assert row["cuts_inside"] == 0 and 0 < row["overall"] < 1
+
+
+def test_motion_tells_the_moving_from_the_still(batch: Batch) -> None:
+    source = {row["clip_id"]: row["video_id"] for row in batch.clips.to_pylist()}
+    uris = {row["video_id"]: row["uri"] for row in batch.videos.to_pylist()}
+    motion = {uris[source[row["clip_id"]]]: row["flow_motion"] for row in batch.scores().to_pylist()}
+    # 3 px a frame at 24 fps, 12 frames between samples, 160 -> 576 px wide: 36 * 3.6; it wraps, so not exactly
+    assert motion["raw/still.mp4"] < 0.5 < 30 < motion["raw/fast.mp4"]
+
+
+def test_a_second_run_reads_nothing_and_gives_equal_bytes(batch: Batch) -> None:
+    first, before = (batch.root / "scores.parquet").read_bytes(), batch.stored()
+    for video in (batch.root / "raw").iterdir():
+        video.unlink()
+    batch.scores()
+    assert (batch.root / "scores.parquet").read_bytes() == first and batch.stored() == before
+
+
+def test_a_raised_version_measures_that_one_measure_again(batch: Batch) -> None:
+    first, before = batch.scores(), batch.stored()
+    again = batch.scores({**VERSIONS, "saturation": 2})
+    new = set(batch.stored()) - set(before)
+    assert new and all(name.startswith("saturation-v2-") for name in new)
+    assert {name: time for name, time in batch.stored().items() if name in before} == before
+    assert again.equals(first)
+
+
+def test_a_changed_setting_measures_all_again(batch: Batch) -> None:
+    before = batch.stored()
+    rows = batch.scores(short_side=64).to_pylist()
+    assert {row["height"] for row in rows} == {64}
+    assert len(batch.stored()) == 2 * len(before)
+
+
+def test_one_decode_a_clip_and_only_what_is_asked(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def counted(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, **k: (calls.append(name), real(*a, **k))[1])
+
+    for owner, name in (
+        (io, "decode_clip"),
+        (measures, "flow_motion"),
+        (measures, "vmaf_motion"),
+        (measures, "technical"),
+    ):
+        counted(owner, name)
+    video = batch.videos.to_pylist()[0]
+    spans = [
+        (row["clip_id"], row["start_pts"], row["end_pts"])
+        for row in batch.clips.to_pylist()
+        if row["video_id"] == video["video_id"]
+    ]
+    settings = score.settings_of(ALL, SPLIT, PARAMS).__dict__
+    score.measure_clips(str(batch.root / video["uri"]), spans, list(VERSIONS), settings)
+    assert sorted(calls) == sorted(["decode_clip", "flow_motion", "vmaf_motion", "technical"] * len(spans))
+    calls.clear()
+    score.measure_clips(str(batch.root / video["uri"]), spans, ["vmaf_motion"], settings)
+    assert sorted(calls) == sorted(["decode_clip", "vmaf_motion"] * len(spans))
+
+
+def test_a_broken_video_costs_its_clips_and_a_mended_one_is_measured(batch: Batch) -> None:
+    bad = batch.root / "raw" / "still.mp4"
+    whole = bad.read_bytes()
+    shutil.rmtree(batch.root / "runs")
+    bad.write_bytes(whole[: len(whole) // 2])
+    rows = batch.scores().to_pylist()
+    broken = {row["reason"].split(":")[0] for row in rows if row["reason"]}
+    assert broken == {"TRUNCATED"} and sum(row["reason"] is None for row in rows) == 2
+    assert all(row["flow_motion"] is None and row["phash"] is None for row in rows if row["reason"])
+    bad.write_bytes(whole)
+    assert all(row["reason"] is None for row in batch.scores().to_pylist())
+
+
+def test_a_clip_that_breaks_leaves_its_neighbours_in_the_same_film(tmp_path: Path, make_video: Any) -> None:
+    path = make_video(tmp_path / "raw" / "a.mp4", seconds=9)
+    batch = Batch(tmp_path)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"mdat") + len(data) // 2
+    data[at : at + 300] = b"\xff" * 300
+    path.write_bytes(data)
+    reasons = [row["reason"] for row in batch.scores().to_pylist()]
+    assert 1 <= sum(reason is not None for reason in reasons) <= 3
+    assert all(reason.startswith("DECODE_FAILED") for reason in reasons if reason)
+
+
+def test_settings_that_leave_no_pair_are_refused(batch: Batch) -> None:
+    with pytest.raises(ValueError, match=r"sample_seconds 2 leaves no pair in 17 frames at 16 fps"):
+        batch.scores(sample_seconds=2.0)

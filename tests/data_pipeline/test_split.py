@@ -1,0 +1,146 @@
+"""Shots where they are, spans of exactly the stated frames, and no frame of the next shot in any of them."""
+
+from __future__ import annotations
+
+import itertools
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_pipeline import ingest, split, tables
+from data_pipeline.params import IngestParams, LimitParams, SplitParams
+from sana_video.video.io import decode_span
+
+INGEST = IngestParams(min_seconds=0.1, max_seconds=60.0, max_pixels=1 << 22, min_short_side=16)
+PARAMS = SplitParams(detector="content", threshold=27.0, min_shot_seconds=0.6, fps=16, frames=17, trim_frames=1)
+ALL = LimitParams()
+
+
+def track(items: Any, total: int, label: str) -> Any:
+    return items
+
+
+def videos_of(root: Path) -> pa.Table:
+    return tables.write("videos", ingest.run("film", "raw", INGEST, root, track), root / "videos.parquet")
+
+
+def clips_of(root: Path, params: SplitParams = PARAMS, limit: LimitParams = ALL) -> list[dict[str, Any]]:
+    rows = split.run(videos_of(root), limit, params, root, track)
+    return tables.write("clips", rows, root / "clips.parquet").sort_by("start").to_pylist()
+
+
+@pytest.mark.parametrize(("detector", "threshold"), [("content", 27.0), ("adaptive", 3.0)])
+def test_cuts_are_found_where_they_are(tmp_path: Path, make_video: Any, detector: str, threshold: float) -> None:
+    make_video(tmp_path / "raw" / "a.mp4", seconds=9, shots=3)
+    params = PARAMS.model_copy(update={"detector": detector, "threshold": threshold})
+    rows = clips_of(tmp_path, params)
+    assert [row["shot"] for row in rows] == [0, 0, 1, 1, 2, 2]  # 3 s less trim hold two clips of 17/16 s
+    for row in rows:
+        first, last = 3 * row["shot"], 3 * row["shot"] + 3
+        assert first + 1 / 16 <= row["start"] + 1e-9 and row["end"] <= last - 1 / 16 + 1e-9
+        assert row["end"] - row["start"] == pytest.approx(17 / 16, abs=1e-4)
+        assert row["frames"] == 17 and row["reason"] is None and row["detector"] == detector
+
+
+def test_no_clip_holds_a_frame_of_the_next_shot(tmp_path: Path, make_video: Any) -> None:
+    path = make_video(tmp_path / "raw" / "a.mp4", seconds=8, fps=30, shots=3, speed=0.0)
+    for row in clips_of(tmp_path):
+        pictures = decode_span(path, row["start_pts"], row["end_pts"], 16, 17).astype(int)
+        assert np.abs(pictures - pictures[0]).mean(axis=(1, 2, 3)).max() < 4, row  # stills: any other shot stands out
+
+
+def test_a_shot_that_is_too_short_is_a_row_with_a_reason(tmp_path: Path, make_video: Any) -> None:
+    make_video(tmp_path / "raw" / "a.mp4", seconds=3, shots=3)
+    rows = clips_of(tmp_path)
+    assert [row["reason"].split(":")[0] for row in rows] == ["SHOT_TOO_SHORT"] * 3
+    assert [row["frames"] for row in rows] == [0] * 3
+    assert rows[0]["end_pts"] == rows[1]["start_pts"]
+
+
+def test_only_the_limited_part_is_read(tmp_path: Path, make_video: Any) -> None:
+    make_video(tmp_path / "raw" / "a.mp4", seconds=9, shots=3)
+    rows = clips_of(tmp_path, limit=LimitParams(seconds=4.0, short_side=48))
+    assert max(row["end"] for row in rows) <= 4.0
+    assert {row["shot"] for row in rows} == {0, 1}
+
+
+def test_variable_rates_and_rotation(tmp_path: Path, make_video: Any) -> None:
+    times = [k / 30 for k in range(60)] + [2 + k / 12 for k in range(24)] + [4 + k / 30 for k in range(60)]
+    path = make_video(tmp_path / "raw" / "vfr.mp4", times=times, shots=2, rotate=90)
+    cut = times[len(times) // 2]
+    rows = clips_of(tmp_path)
+    assert {row["shot"] for row in rows} == {0, 1}
+    for row in rows:
+        assert row["end"] <= cut if row["shot"] == 0 else row["start"] >= cut
+        assert decode_span(path, row["start_pts"], row["end_pts"], 16, 17).shape == (17, 160, 96, 3)
+
+
+def test_a_video_that_breaks_is_a_row_and_its_neighbour_is_unharmed(tmp_path: Path, make_video: Any) -> None:
+    make_video(tmp_path / "raw" / "good.mp4", seconds=3)
+    bad = make_video(tmp_path / "raw" / "bad.mp4", seconds=3, seed=1)
+    videos = videos_of(tmp_path)
+    data = bytearray(bad.read_bytes())
+    at = data.index(b"mdat") + len(data) // 3
+    data[at : at + 400] = b"\xff" * 400
+    bad.write_bytes(data)  # after ingest saw it whole
+    rows = split.run(videos, ALL, PARAMS, tmp_path, track)
+    ids = {row["uri"]: row["video_id"] for row in videos.to_pylist()}
+    assert [row["reason"] for row in rows if row["video_id"] == ids["raw/good.mp4"]] == [None, None]
+    (broken,) = [row for row in rows if row["video_id"] == ids["raw/bad.mp4"]]
+    assert broken["reason"].startswith("DECODE_FAILED") and broken["frames"] == 0
+
+
+def test_rejected_videos_give_no_clips_and_none_at_all_is_an_error(tmp_path: Path, make_video: Any) -> None:
+    make_video(tmp_path / "raw" / "a.mp4", seconds=2)
+    (tmp_path / "raw" / "b.mp4").write_text("no")
+    assert len({row["video_id"] for row in clips_of(tmp_path)}) == 1
+    (tmp_path / "raw" / "a.mp4").unlink()
+    with pytest.raises(ValueError, match="all 1 were rejected"):
+        clips_of(tmp_path)
+
+
+@given(
+    start=st.integers(-1000, 10**6),
+    seconds=st.fractions(0, 20),
+    base=st.sampled_from([(1, 12288), (1001, 30000), (1, 90000), (1, 25), (1, 1000)]),
+    fps=st.sampled_from([8, 16, 24]),
+    frames=st.sampled_from([5, 17, 81]),
+    trim=st.integers(0, 4),
+)
+def test_spans_fill_the_shot_and_hold_exactly_their_frames(
+    start: int, seconds: Fraction, base: tuple[int, int], fps: int, frames: int, trim: int
+) -> None:
+    tick = Fraction(*base)
+    end = start + int(seconds / tick)
+    spans = list(split.spans_in(start, end, tick, fps, frames, trim))
+    edge = Fraction(trim, fps) / tick
+    for first, last in spans:
+        assert start + edge <= first and last <= end - edge
+        assert (last - first) * tick > Fraction(frames - 1, fps)  # the last sample lies inside
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
+    room = (end - start) * tick - Fraction(2 * trim, fps)
+    assert len(spans) >= int(room / Fraction(frames, fps)) - 1
+
+
+def test_ids_name_the_span_not_the_way_to_it() -> None:
+    same = split.clip_id("v", 0, 1_000_000, 17, 16)
+    assert same == split.clip_id("v", 0, 1_000_000, 17, 16) and len(same) == 26
+    others = [
+        ("w", 0, 1_000_000, 17, 16),
+        ("v", 1, 1_000_000, 17, 16),
+        ("v", 0, 1_000_000, 33, 16),
+        ("v", 0, 1_000_000, 17, 8),
+    ]
+    assert len({same, *(split.clip_id(*other) for other in others)}) == 5
+
+
+def test_version_is_that_of_the_file() -> None:
+    stated = yaml.safe_load((Path(__file__).parents[2] / "versions.yaml").read_text())
+    assert stated["split"] == split.SPLIT_VERSION
