@@ -21,13 +21,13 @@ class EvalGate(_Section):
 
 
 class EvalParams(_Section):
-    """Section `eval`. At least two prompts, because an interval over prompts needs two."""
+    """Section `eval`. Two prompts or more: with one there is a mean but no interval."""
 
     stage: str = Field(min_length=1)
     view: str = Field(min_length=1)
     autoencoder: str = Field(min_length=1)
     seed: int = Field(ge=0)
-    prompts: int = Field(ge=2)
+    prompts: int = Field(ge=1)
     seeds_per_prompt: int = Field(ge=1)
     steps: int = Field(ge=1)
     guidance: float = Field(ge=1.0)
@@ -48,10 +48,10 @@ class EvalParams(_Section):
 
 
 class ReleaseBars(_Section):
-    """Absolute bars, used when `baseline` is `none`. The same model at random initialisation fails them."""
+    """Absolute bars, used when `baseline` is `none`. As shipped, the same model at random initialisation fails them."""
 
-    heldout_ratio: float = Field(gt=0.0, le=1.0)
-    psnr_gain_db: float = Field(gt=0.0)
+    heldout_ratio: float = Field(gt=0.0, allow_inf_nan=False)
+    psnr_gain_db: float = Field(allow_inf_nan=False)
     max_frozen: Fraction
 
 

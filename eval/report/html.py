@@ -27,16 +27,16 @@ def text(child: Child) -> str:
     return "".join(text(part) for part in child)
 
 
-def el(name: str, *children: Child, **attributes: str | int | float | bool) -> Safe:
-    """`<name …>children</name>`. A trailing underscore goes, others become dashes: `class_="x"`, `stroke_width=2`.
+def el(tag: str, /, *children: Child, **attributes: str | int | float | bool) -> Safe:
+    """`<tag …>children</tag>`. A trailing underscore goes, others become dashes: `class_="x"`, `stroke_width=2`.
 
     An attribute that is True stands without a value, one that is False is left out.
     """
-    parts = [name]
+    parts = [tag]
     for key, value in attributes.items():
         if value is False:
             continue
         key = key.rstrip("_").replace("_", "-")
         parts.append(key if value is True else f'{key}="{html.escape(str(value))}"')
     opening = f"<{' '.join(parts)}>"
-    return Safe(opening if name in VOID and not children else f"{opening}{text(children)}</{name}>")
+    return Safe(opening if tag in VOID and not children else f"{opening}{text(children)}</{tag}>")

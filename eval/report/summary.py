@@ -15,9 +15,6 @@ from eval.params import EvalParams
 from eval.statistics import cluster_sums, mean_interval, ratio_interval
 
 SCHEMA = 1
-NO_FLOW, NO_AESTHETICS = "UniMatch", "DOVER overall"
-STAND_INS = {"dis": f"OpenCV DIS flow, a stand-in for {NO_FLOW}", "classical": f"classical score, a stand-in for {NO_AESTHETICS}"}
-
 Row = dict[str, Any]
 Summary = dict[str, Any]
 
@@ -111,11 +108,17 @@ def t2v_measures(rows: Sequence[Row], params: EvalParams) -> dict[str, Row]:
     real = [row for row in rows if row["kind"] == "real"]
     found = {}
     for name, measure in T2V.items():
-        stand_in = "; ".join(sorted({STAND_INS.get(row[measure.estimator] or "", "") for row in rows} - {""})) if measure.estimator else ""
+        stand_in = _stand_in(rows, measure.estimator)
         entry = _entry(_t2v_mean(made, name), made, "prompt_id", measure.unit, measure.meaning, stand_in, params.seeds)
         mean, interval = _t2v_mean(real, name)
         found[f"t2v/{name}"] = {**entry, "real": {"mean": mean, "ci95": list(interval) if interval else None, "n": len(real)}}
     return found
+
+
+def _stand_in(rows: Sequence[Row], estimator: str) -> str:
+    """What the estimators in that column stand in for; they say so in their own names."""
+    names = {row[estimator] or "" for row in rows} if estimator else set()
+    return "; ".join(sorted(name for name in names if "stand-in" in name))
 
 
 def _t2v_mean(rows: Sequence[Row], name: str) -> tuple[float, tuple[float, float] | None]:
