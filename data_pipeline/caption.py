@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from data_pipeline.params import CaptionParams
 
+CAPTION_VERSION = 1
 CAPTIONER = "template (stand-in for Qwen2.5-VL)"
 MAX_CHARACTERS = 300
 

@@ -8,16 +8,39 @@ so that nothing of a shot stands on both sides; of a group of near copies one cl
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from data_pipeline import tables
 from data_pipeline.params import CurateParams, Ranges
 from sana_video.data.buckets import BUCKETS_480, nearest
+
+CURATE_VERSION = 1
 
 GUARD_SECONDS = 2.0  # clips that end closer than this before the held-out part of the same film are dropped
 
 Row = dict[str, Any]
+
+
+def join(table: str, root: Path, batches: Sequence[str]) -> pa.Table:
+    """The tables of exactly the named batches under `root`/data, in the order of their names.
+
+    The same file may lie in two batches, and equal content gives equal ids: the first batch's rows count, and the
+    other's video goes on in the joined table as a reject with `DUPLICATE_OF:` and the path of the first.
+    """
+    joined = tables.read_batches(table, root / "data" / table, sorted(batches))
+    rows = joined.to_pylist()
+    if table != "videos":
+        first = {row["clip_id"]: row for row in reversed(rows)}
+        return joined if len(first) == len(rows) else pa.Table.from_pylist(list(first.values())[::-1], joined.schema)
+    uris: dict[str, str] = {}
+    for row in rows:
+        if row["reason"] is None and (uri := uris.setdefault(row["video_id"], row["uri"])) != row["uri"]:
+            row["reason"] = f"DUPLICATE_OF:{uri}"
+    return pa.Table.from_pylist(rows, joined.schema)
 
 
 def run(

@@ -1,9 +1,11 @@
 """Near copies over all batches, by the perceptual hashes that scoring left beside each clip.
 
 Distance of two clips: the mean Hamming distance of their 64-bit frame hashes at the best alignment in time, so that
-a copy that starts a little later is still found. Clips within `max_distance` are joined into connected groups, and
-each group keeps one representative. All pairs are found exactly: a mean of at most t needs one frame pair within t,
-and two hashes within t agree to within t/4 bits in one of their four 16-bit words, which a sorted table looks up.
+a copy that starts a little later is still found. Clips are taken in a fixed order; one within `max_distance` of an
+earlier representative is its twin, any other becomes a representative. (Connected groups would chain: along a slow
+pan each clip resembles the next, and the ends have nothing in common.) All pairs are found exactly: a mean of at most
+t needs one frame pair within t, and two hashes within t agree to within t/4 bits in one of their four 16-bit words,
+which a sorted table looks up.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import pyarrow as pa
 
 from data_pipeline.params import DedupParams
 
+DEDUP_VERSION = 1
+
 MIN_OVERLAP = 0.6  # of the shorter clip's hashes: less than that in common is not evidence of a copy
 _CHUNK = 1 << 20
 
@@ -31,7 +35,7 @@ Ints = npt.NDArray[np.int64]
 def run(clips: pa.Table, scores: pa.Table, params: DedupParams) -> list[Row]:
     """Rows (clip_id, twin_of, distance in bits of 64) for every clip that is a near copy of another, kept one.
 
-    The representative of a group is its longest clip, then the first by (source, video, start, clip id).
+    The order of precedence: longest first, then by (source, video, start, clip id).
     """
     hashes = {row["clip_id"]: row["phash"] for row in scores.select(["clip_id", "phash"]).to_pylist() if row["phash"]}
     live = sorted(
@@ -39,16 +43,9 @@ def run(clips: pa.Table, scores: pa.Table, params: DedupParams) -> list[Row]:
     )
     sequences = [np.array(hashes[row["clip_id"]], np.uint64) for row in live]
     rows = []
-    for group in groups(len(live), near_pairs(sequences, params.max_distance)):
-        first, *others = sorted(group)  # `live` stands in order of precedence
-        rows += [
-            {
-                "clip_id": live[i]["clip_id"],
-                "twin_of": live[first]["clip_id"],
-                "distance": distance(sequences[first], sequences[i]),
-            }
-            for i in others
-        ]
+    for twin, first in representatives(near_pairs(sequences, params.max_distance)).items():
+        off = distance(sequences[first], sequences[twin])
+        rows.append({"clip_id": live[twin]["clip_id"], "twin_of": live[first]["clip_id"], "distance": off})
     return rows
 
 
@@ -137,19 +134,10 @@ def _expand(start: Ints, count: Ints) -> Iterator[tuple[Ints, Ints]]:
         begin = stop
 
 
-def groups(size: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Connected groups of two or more among 0 … size-1."""
-    parent = list(range(size))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    for i, j in pairs:
-        parent[root(j)] = root(i)
-    members: dict[int, list[int]] = {}
-    for i in range(size):
-        members.setdefault(root(i), []).append(i)
-    return [group for group in members.values() if len(group) > 1]
+def representatives(pairs: Iterable[tuple[int, int]]) -> dict[int, int]:
+    """For each clip that is a twin, the earliest clip near it that is none itself; pairs are (i, j) with i < j."""
+    first: dict[int, int] = {}
+    for earlier, later in sorted(pairs, key=lambda pair: (pair[1], pair[0])):
+        if earlier not in first:
+            first.setdefault(later, earlier)
+    return first

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from data_pipeline import tables
-from data_pipeline.dedup import candidate_pairs, distance, groups, near_hashes, near_pairs, run, sweep
+from data_pipeline.dedup import candidate_pairs, distance, near_hashes, near_pairs, representatives, run, sweep
 from data_pipeline.params import DedupParams
 
 
@@ -98,8 +98,10 @@ def test_rejected_and_unscored_clips_take_no_part() -> None:
     assert twins([], {}) == []
 
 
-def test_groups_are_connected_parts() -> None:
-    assert groups(6, [(0, 1), (1, 2), (4, 5)]) == [[0, 1, 2], [4, 5]]
+def test_a_chain_of_likenesses_is_not_one_group() -> None:
+    """0-1-2-3 each like the next: 1 is a twin of 0, and 2 stands for itself and for 3."""
+    assert representatives([(0, 1), (1, 2), (2, 3)]) == {1: 0, 3: 2}
+    assert representatives([(0, 2), (1, 2)]) == {2: 0}
 
 
 def test_sweep_removes_only_tables_of_batches_that_are_not_named(tmp_path: Path) -> None:
