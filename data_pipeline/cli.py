@@ -1,0 +1,332 @@
+"""`sana-video data …`: each stage of the data pipeline as one thin command.
+
+A command reads its section of params.yaml, opens the tables it needs, runs inside `infra.stage.run` under the name
+that dvc.yaml gives the stage, and writes one table. Heavy imports stand inside the commands: `--help` must not wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from infra.settings import AppContext, find_root, load_section, load_yaml
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from data_pipeline.encode import Encode, EncodeText
+    from data_pipeline.expectations import Joined
+    from data_pipeline.params import DataParams, PixelsParams, ViewParams
+    from infra.stage import Progress
+
+    Counters = Mapping[str, float | int | str]
+
+app = typer.Typer(no_args_is_help=True, help="From films to shards: each stage of the data pipeline alone.")
+gate = typer.Typer(no_args_is_help=True, help="Check a boundary; exit 3 if red, 4 if the check itself is broken.")
+app.add_typer(gate, name="gate")
+
+Batch = Annotated[str, typer.Option("--batch", help="A name under data.batches in params.yaml.")]
+View = Annotated[str, typer.Option("--view", help="pixels, or a name under data.views in params.yaml.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a parameter.")
+]
+Show = Annotated[bool, typer.Option("--print-config", help="Print the parameters in force and do nothing.")]
+
+DATA_VERDICT = "reports/gates/data.json"
+SELECTION = "data/selection.parquet"
+JOINED = ("videos", "clips", "scores", "captions")
+
+
+@dataclass(frozen=True)
+class Job:
+    """The project a command works in, with its parameters."""
+
+    root: Path
+    params_path: Path
+    overrides: list[str]
+    params: DataParams
+
+    def run(self, stage: str, work: Callable[[Progress], Counters]) -> NoReturn:
+        from infra import stage as stages
+
+        raise typer.Exit(stages.run(stage, work, root=self.root))
+
+    def write(self, table: str, rows: Iterable[Mapping[str, Any]], path: str) -> Counters:
+        from data_pipeline import tables
+
+        written = tables.write(table, rows, self.root / path)
+        dropped = written.num_rows - written.column("reason").null_count if "reason" in written.schema.names else 0
+        return {table: written.num_rows, "with a reason": dropped} if dropped else {table: written.num_rows}
+
+    def read(self, table: str, batch: str) -> pa.Table:
+        from data_pipeline import tables
+
+        return tables.read(table, self.root / "data" / table / f"{batch}.parquet")
+
+    def join(self, table: str) -> pa.Table:
+        from data_pipeline import curate
+
+        return curate.join(table, self.root, list(self.params.batches))
+
+    def tables(self) -> dict[str, Path]:
+        """Every table from ingest to selection, by the path that verdicts name it by."""
+        names = [f"data/{table}/{batch}.parquet" for table in JOINED for batch in sorted(self.params.batches)]
+        return {name: self.root / name for name in [*names, "data/twins.parquet", SELECTION]}
+
+    def joined(self) -> Joined:
+        from data_pipeline import tables
+        from data_pipeline.expectations import Joined
+
+        alone = {name: tables.read(name, self.root / "data" / f"{name}.parquet") for name in ("twins", "selection")}
+        return Joined(**{name: self.join(name) for name in JOINED}, **alone)
+
+    def view(self, name: str) -> PixelsParams:
+        return self.params.pixels if name == "pixels" else self.params.views[name]
+
+
+def _open(context: typer.Context, overrides: list[str] | None, show: bool) -> Job:
+    """The job of a command; with `show`, print the section and end. A mistake of the user's ends it with exit 2."""
+    from data_pipeline.params import DataParams
+
+    try:
+        given = context.obj if isinstance(context.obj, AppContext) else None
+        root = given.root if given else find_root(Path.cwd())
+        path = given.params_path if given else root / "params.yaml"
+        changes = [*(given.overrides if given else []), *(overrides or [])]
+        job = Job(root, path, changes, load_section(path, "data", DataParams, changes))
+    except (ValueError, FileNotFoundError) as error:
+        _refuse(str(error))
+    if show:
+        import yaml
+
+        typer.echo(yaml.safe_dump({"data": job.params.model_dump(mode="json")}, sort_keys=False), nl=False)
+        raise typer.Exit
+    return job
+
+
+def _refuse(line: str) -> NoReturn:
+    typer.echo(line, err=True)
+    raise typer.Exit(2)
+
+
+def _known(kind: str, name: str, names: Iterable[str]) -> None:
+    if name not in (listed := list(names)):
+        _refuse(f"unknown {kind} {name!r}: params.yaml has {', '.join(listed)}")
+
+
+@app.command()
+def ingest(context: typer.Context, batch: Batch, overrides: Overrides = None, show: Show = False) -> None:
+    """Look into every file of a batch: what it is, where it comes from, or why it is rejected."""
+    job = _open(context, overrides, show)
+    _known("batch", batch, job.params.batches)
+
+    def work(progress: Progress) -> Counters:
+        from data_pipeline import ingest as stage
+
+        rows = stage.run(batch, job.params.batches[batch].path, job.params.ingest, job.root, progress.track)
+        return job.write("videos", rows, f"data/videos/{batch}.parquet")
+
+    job.run(f"ingest@{batch}", work)
+
+
+@app.command()
+def split(context: typer.Context, batch: Batch, overrides: Overrides = None, show: Show = False) -> None:
+    """Find the shots of each video and lay clips of equal length into them."""
+    job = _open(context, overrides, show)
+    _known("batch", batch, job.params.batches)
+
+    def work(progress: Progress) -> Counters:
+        from data_pipeline import split as stage
+
+        rows = stage.run(job.read("videos", batch), job.params.limit, job.params.split, job.root, progress.track)
+        return job.write("clips", rows, f"data/clips/{batch}.parquet")
+
+    job.run(f"split@{batch}", work)
+
+
+@app.command()
+def score(context: typer.Context, batch: Batch, overrides: Overrides = None, show: Show = False) -> None:
+    """Measure every clip from one decode: motion, saturation, quality, cuts, perceptual hashes."""
+    job = _open(context, overrides, show)
+    _known("batch", batch, job.params.batches)
+
+    def work(progress: Progress) -> Counters:
+        from data_pipeline import score as stage
+
+        versions = load_yaml(job.root / "versions.yaml")["measures"]
+        videos, clips, params = job.read("videos", batch), job.read("clips", batch), job.params
+        rows = stage.run(videos, clips, params.limit, params.split, params.score, versions, job.root, progress.track)
+        return job.write("scores", rows, f"data/scores/{batch}.parquet")
+
+    job.run(f"score@{batch}", work)
+
+
+@app.command()
+def caption(context: typer.Context, batch: Batch, overrides: Overrides = None, show: Show = False) -> None:
+    """Write a caption for every clip from what was measured."""
+    job = _open(context, overrides, show)
+    _known("batch", batch, job.params.batches)
+
+    def work(progress: Progress) -> Counters:
+        from data_pipeline import caption as stage
+
+        videos, clips, scores = (job.read(table, batch) for table in ("videos", "clips", "scores"))
+        rows = stage.run(videos, clips, scores, job.params.caption, progress.track)
+        return job.write("captions", rows, f"data/captions/{batch}.parquet")
+
+    job.run(f"caption@{batch}", work)
+
+
+@app.command()
+def dedup(context: typer.Context, overrides: Overrides = None, show: Show = False) -> None:
+    """Find near copies over all batches; tables of batches that params no longer name are removed first."""
+    job = _open(context, overrides, show)
+
+    def work(progress: Progress) -> Counters:
+        from data_pipeline import dedup as stage
+
+        for path in stage.sweep(job.root, list(job.params.batches)):
+            progress.say(f"removed {path.relative_to(job.root)}: params.yaml names no such batch")
+        rows = stage.run(job.join("clips"), job.join("scores"), job.params.dedup)
+        return job.write("twins", rows, "data/twins.parquet")
+
+    job.run("dedup", work)
+
+
+@app.command()
+def curate(context: typer.Context, overrides: Overrides = None, show: Show = False) -> None:
+    """Choose the clips to keep, with every reason for those that are not, and the side each one trains."""
+    job = _open(context, overrides, show)
+
+    def work(progress: Progress) -> Counters:
+        from data_pipeline import curate as stage
+        from data_pipeline import tables
+
+        twins = tables.read("twins", job.root / "data" / "twins.parquet")
+        videos, clips, scores, captions = (job.join(name) for name in JOINED)
+        rows = stage.run(videos, clips, scores, captions, twins, job.params.curate)
+        job.write("selection", rows, SELECTION)
+        return {"clips": len(rows), "kept": sum(row["keep"] for row in rows)}
+
+    job.run("curate", work)
+
+
+@app.command()
+def encode(context: typer.Context, view: View, overrides: Overrides = None, show: Show = False) -> None:
+    """Write the shards of a view: pixels, or latents with text embeddings."""
+    job = _open(context, overrides, show)
+    _known("view", view, ["pixels", *job.params.views])
+
+    def work(progress: Progress) -> Counters:
+        from data_pipeline import encode as stage
+        from infra.gates import require
+
+        require(job.root / DATA_VERDICT, tables=job.tables())
+        joined = job.joined()
+        kept = stage.kept_clips(joined.videos, joined.clips, joined.scores, joined.captions, joined.selection)
+        folder, fps, limit = job.root / "data" / "shards" / view, job.params.split.fps, job.params.shards.max_bytes
+        if view == "pixels":
+            count = stage.write_pixels(folder, kept, job.params.pixels, fps, limit, job.root, progress.track)
+        else:
+            params = job.params.views[view]
+            encoders = _encoders(job, params)
+            count = stage.write_latents(folder, kept, params, fps, limit, job.root, *encoders, progress.track)
+        return {"samples": count}
+
+    job.run("shards@pixels" if view == "pixels" else f"encode@{view}", work)
+
+
+def _encoders(job: Job, view: ViewParams) -> tuple[Encode, EncodeText]:
+    """The view's autoencoder, once its own gate is green, and the text encoder."""
+    from infra.gates import require
+    from sana_video.autoencoder import load_autoencoder
+    from sana_video.text import TextParams, load_text_encoder
+
+    folder = job.root / view.autoencoder
+    require(job.root / "reports" / "gates" / f"{view.after}.json", tables={view.autoencoder: folder})
+    text = load_section(job.params_path, "text", TextParams, job.overrides)
+    return load_autoencoder(folder).encode, load_text_encoder(text).encode
+
+
+@app.command()
+def report(context: typer.Context, overrides: Overrides = None, show: Show = False) -> None:
+    """Write reports/data/: the page to judge the data by, its numbers and the funnel."""
+    job = _open(context, overrides, show)
+
+    def work(progress: Progress) -> Counters:
+        from data_pipeline import report as stage
+        from infra.gates import require
+
+        require(job.root / DATA_VERDICT, tables=job.tables())
+        return stage.run(job.joined(), job.params, job.root, progress.track)
+
+    job.run("data_report", work)
+
+
+@gate.command("data")
+def gate_data(context: typer.Context, overrides: Overrides = None, show: Show = False) -> None:
+    """Check every table from ingest to selection and how they hang together."""
+    job = _open(context, overrides, show)
+
+    def work(progress: Progress) -> Counters:
+        from data_pipeline.expectations import data_sections
+        from infra import gates, storage
+
+        names = ("batches", "ingest", "split", "score", "caption", "dedup", "curate", "gate")
+        context = {name: job.params.model_dump(mode="json")[name] for name in names}
+        digests = {name: storage.digest(path) for name, path in job.tables().items() if path.exists()}
+        verdict = gates.evaluate("data", data_sections(job.joined(), job.params), digests, context)
+        gates.write(verdict, job.root / DATA_VERDICT)
+        gates.check(verdict)
+        return {"rules": _rules(verdict)}
+
+    job.run("gate_data", work)
+
+
+@gate.command("shards")
+def gate_shards(context: typer.Context, view: View, overrides: Overrides = None, show: Show = False) -> None:
+    """Check the shards of a view: undamaged, complete, in shape, finite, each clip on its side."""
+    job = _open(context, overrides, show)
+    _known("view", view, ["pixels", *job.params.views])
+
+    def work(progress: Progress) -> Counters:
+        from data_pipeline.expectations import shard_sections
+        from infra import gates, storage
+
+        selection = {SELECTION: job.root / SELECTION}
+        gates.require(job.root / DATA_VERDICT, tables=selection)
+        name, tokens, motion = f"data/shards/{view}", _text_tokens(job, view), _motion(job, view)
+        if not (job.root / name).is_dir():
+            raise FileNotFoundError(f"no shards at {name}: run `sana-video data encode --view {view}`")
+        sections = shard_sections(job.root / name, job.joined().selection, job.view(view), tokens, motion)
+        digests = {key: storage.digest(path) for key, path in {name: job.root / name, **selection}.items()}
+        context = {"view": job.view(view).model_dump(mode="json"), "text_tokens": tokens}
+        verdict = gates.evaluate(f"shards-{view}", sections, digests, context)
+        gates.write(verdict, job.root / "reports" / "gates" / f"shards-{view}.json")
+        gates.check(verdict)
+        return {"rules": _rules(verdict)}
+
+    job.run("gate_pixels" if view == "pixels" else f"gate_shards@{view}", work)
+
+
+def _text_tokens(job: Job, view: str) -> int | None:
+    """The length of a latent view's text embeddings; none for pixels."""
+    from sana_video.text import TextParams
+
+    return None if view == "pixels" else load_section(job.params_path, "text", TextParams, job.overrides).tokens
+
+
+def _motion(job: Job, view: str) -> dict[str, float] | None:
+    """The measured motion of each clip, which a latent view must repeat; none for pixels."""
+    if view == "pixels":
+        return None
+    scores = job.join("scores")
+    return dict(zip(*(scores.column(name).to_pylist() for name in ("clip_id", "flow_motion")), strict=True))
+
+
+def _rules(verdict: Any) -> int:
+    return sum(len(section["rules"]) for section in verdict.sections.values())
