@@ -1,0 +1,158 @@
+"""The parts of DCAE-V: space and time folded into channels, shortcuts without weights, convolutions over chunks."""
+
+import math
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+Stride = tuple[int, int, int]
+Memory = dict[nn.Module, Tensor]  # the last frame each convolution has read: all that one chunk hands to the next
+
+
+def fold(x: Tensor, stride: Stride) -> Tensor:
+    """(B, C, T·t, H·h, W·w) -> (B, C·t·h·w, T, H, W): space and time into channels."""
+    t, h, w = stride
+    return rearrange(x, "b c (T t) (H h) (W w) -> b (c t h w) T H W", t=t, h=h, w=w)
+
+
+def unfold(x: Tensor, stride: Stride) -> Tensor:
+    """The inverse of `fold`."""
+    t, h, w = stride
+    return rearrange(x, "b (c t h w) T H W -> b c (T t) (H h) (W w)", t=t, h=h, w=w)
+
+
+def match_channels(x: Tensor, channels: int) -> Tensor:
+    """Mean over groups of neighbouring channels, or each channel repeated: the shortcut that has no weights."""
+    if x.shape[1] >= channels:
+        return rearrange(x, "b (c g) T H W -> b c g T H W", c=channels).mean(2)
+    return x.repeat_interleave(channels // x.shape[1], dim=1)
+
+
+def cosine_basis(channels: int, stride: Stride) -> Tensor:
+    """(channels, 3·t·h·w) orthonormal rows: the lowest frequencies of a block of pixels, luma before chroma.
+
+    Row i times `fold(pixels, stride)` is one coefficient of the discrete cosine transform (II) over colour, time,
+    height and width. The order is by variance to be expected of film: it falls with the squared frequency, faster for
+    chroma (by 4) and along time (by 16: most of a film hardly moves within four frames).
+    """
+    colours = F.normalize(torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]]))
+    frequency = torch.cartesian_prod(*(torch.arange(n) for n in (3, *stride)))
+    cost = (1 + frequency[:, 1:].square() @ torch.tensor([16, 1, 1])) * torch.where(frequency[:, 0] > 0, 4, 1)
+    kept = frequency[cost.argsort(stable=True)[:channels]]
+    factors = [colours, *(_cosines(n) for n in stride)]
+    waves = [factor[kept[:, axis]] for axis, factor in enumerate(factors)]
+    return torch.einsum("kc,kt,kh,kw->kcthw", *waves).flatten(1)
+
+
+def _cosines(n: int) -> Tensor:
+    """(n, n) orthonormal cosines, one frequency a row."""
+    return F.normalize(torch.cos(math.pi / n * torch.arange(n)[:, None] * (torch.arange(n) + 0.5)))
+
+
+class CosineShortcut(nn.Module):
+    """Pixels to the lowest cosine coefficients and back: fixed, linear, no weights, each block of pixels on its own.
+
+    Scaled so that the first coefficient is the block's mean luma (times the root of 3) whatever the block's size.
+    Beside it, encoder and decoder start at zero and learn what the transform leaves out.
+    """
+
+    basis: Tensor
+
+    def __init__(self, channels: int, stride: Stride) -> None:
+        super().__init__()
+        self.stride, self.scale = stride, math.sqrt(math.prod(stride))
+        self.register_buffer("basis", cosine_basis(channels, stride), persistent=False)
+
+    def analyse(self, pixels: Tensor) -> Tensor:
+        return torch.einsum("kc,bcthw->bkthw", self.basis / self.scale, fold(pixels, self.stride))
+
+    def synthesise(self, latents: Tensor) -> Tensor:
+        return unfold(torch.einsum("kc,bkthw->bcthw", self.basis * self.scale, latents), self.stride)
+
+
+class ChunkConv(nn.Conv3d):
+    """3x3x3 convolution over one chunk: `memory` has the frame before it; behind it, its last frame is repeated."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__(channels, out, kernel_size=3, padding=(0, 1, 1))
+
+    def forward(self, x: Tensor, memory: Memory) -> Tensor:  # type: ignore[override]
+        left = memory.get(self, x[:, :, :1])
+        memory[self] = x[:, :, -1:].clone()  # a view would keep the whole chunk alive
+        padded = torch.cat([left, x, x[:, :, -1:]], dim=2)
+        # On a CPU torch has no fast 3-D kernel for a single clip; the 2-D form takes a third of the time.
+        return self.by_frames(padded) if x.device.type == "cpu" and len(x) == 1 else super().forward(padded)
+
+    def by_frames(self, padded: Tensor) -> Tensor:
+        """The same as a 2-D convolution: frames as the batch, the three neighbours in time as channels."""
+        frames = padded.transpose(1, 2)
+        neighbours = torch.cat([frames[:, :-2], frames[:, 1:-1], frames[:, 2:]], dim=2).flatten(0, 1)
+        out = F.conv2d(neighbours, self.weight.transpose(1, 2).flatten(1, 2), self.bias, padding=1)
+        return rearrange(out, "(b t) c h w -> b c t h w", b=len(padded))
+
+
+class ChannelNorm(nn.Module):
+    """RMS norm over channels at each position, with weight and bias."""
+
+    def __init__(self, channels: int, scale: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((channels,), scale))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-5)
+        return x * self.weight.view(-1, 1, 1, 1) + self.bias.view(-1, 1, 1, 1)
+
+
+class Residual(nn.Module):
+    """x + norm(conv(silu(conv(x)))); the norm starts small, so that a deep stack starts near the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = ChunkConv(width, width)
+        self.conv2 = ChunkConv(width, width)
+        self.norm = ChannelNorm(width, scale=0.1)
+
+    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+        residual: Tensor = self.norm(self.conv2(F.silu(self.conv1(x, memory)), memory))
+        return x + residual
+
+
+class Down(nn.Module):
+    """Convolution, then fold; beside it the folded input, averaged over channel groups."""
+
+    def __init__(self, channels: int, out: int, stride: Stride) -> None:
+        super().__init__()
+        self.out, self.stride = out, stride
+        self.conv = ChunkConv(channels, out // math.prod(stride))
+
+    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+        return fold(self.conv(x, memory), self.stride) + match_channels(fold(x, self.stride), self.out)
+
+
+class Up(nn.Module):
+    """Convolution, then unfold; beside it the unfolded repetition of the input's channels."""
+
+    def __init__(self, channels: int, out: int, stride: Stride) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv = ChunkConv(channels, out * math.prod(stride))
+
+    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+        return unfold(self.conv(x, memory) + match_channels(x, self.conv.out_channels), self.stride)
+
+
+def regroup(pieces: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """Cut a stream along time (dim 2) anew: one frame, then `size` at a time; the last group may be shorter."""
+    rest: Tensor | None = None
+    wanted = 1
+    for piece in pieces:
+        rest = piece if rest is None else torch.cat([rest, piece], dim=2)
+        while rest.shape[2] >= wanted:
+            yield rest[:, :, :wanted]
+            rest, wanted = rest[:, :, wanted:], size
+    if rest is not None and rest.shape[2]:
+        yield rest
