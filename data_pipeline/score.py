@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from data_pipeline.params import LimitParams, ScoreParams, SplitParams
 from data_pipeline.tables import SCORES, Row
 from infra.storage import atomic_write, is_remote, local_copy
+from sana_video.video.measures import MEASURE_VERSIONS as MEASURE_VERSIONS
 from sana_video.video.sandbox import Sandboxes
 
 CHUNK = 16  # clips read by one call; a remote video is one chunk, so that it is fetched once
@@ -82,7 +83,8 @@ def run(
 ) -> list[Row]:
     """Rows of the scores table, one for each clip without a reason. `versions`: of the measures, by name.
 
-    Raises ValueError where a clip is too short to hold two samples of motion, or no clip is there to score.
+    Raises ValueError where a clip is too short to hold two samples of motion, no clip is there to score, or
+    `versions` names other measures than there are.
     """
     good = [row for row in clips.to_pylist() if row["reason"] is None]
     if not good:
@@ -90,6 +92,10 @@ def run(
     if (split.frames - 1) / split.fps < params.sample_seconds:
         raise ValueError(
             f"score.sample_seconds {params.sample_seconds:g} leaves no pair in {split.frames} frames at {split.fps} fps"
+        )
+    if versions.keys() != MEASURE_VERSIONS.keys():
+        raise ValueError(
+            f"versions.yaml names the measures {sorted(versions)}, the code has {sorted(MEASURE_VERSIONS)}"
         )
     settings, stores = settings_of(limit, split, params), {}
     for name in COLUMNS:

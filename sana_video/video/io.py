@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from sana_video.video.probe import clockwise, open_video
+from sana_video.video.probe import probe as probe
 
 Pixels = NDArray[np.uint8]
 

@@ -22,6 +22,7 @@ from av.video.stream import VideoStream
 
 from sana_video.video.sandbox import Sandbox, Sandboxes
 
+MAX_PIXELS = 4096 * 2304  # width x height of the largest frame that is decoded, unless the caller says otherwise
 TOLERANCE = 0.05  # a stream may end this fraction (and half a second) before what its container states
 
 _MATRIX = {0: "rgb", 1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 9: "bt2020nc", 10: "bt2020c"}
@@ -67,7 +68,7 @@ class VideoInfo:
 
 
 def probe(
-    path: Path, *, max_pixels: int, seconds: float = 120.0, sandbox: Sandbox | Sandboxes | None = None
+    path: Path, *, max_pixels: int = MAX_PIXELS, seconds: float = 120.0, sandbox: Sandbox | Sandboxes | None = None
 ) -> VideoInfo:
     """Look into an untrusted file, in a child process under limits (or in the given sandbox).
 
