@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -105,7 +105,7 @@ class Loader:
         return Batch({name: torch.stack([sample[name] for sample in samples]) for name in self._fields}, positions)
 
 
-def prefetch(make: Callable[[int], T], steps: range, depth: int = 2) -> Iterator[tuple[int, T]]:
+def prefetch(make: Callable[[int], T], steps: range, depth: int = 2) -> Generator[tuple[int, T], None, None]:
     """(step, make(step)) for each of `steps`, in order, computed up to `depth` ahead. Raises what `make` raises."""
     ready: queue.Queue[tuple[int, T] | BaseException] = queue.Queue(depth)
     stop = threading.Event()

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from sana_video.autoencoder.dcae_v import PRESETS as AUTOENCODERS
-from sana_video.autoencoder.dcae_v import DcaeVConfig
+from sana_video.autoencoder.dcae_v import DcaeV, DcaeVConfig
 from sana_video.config import SanaVideoConfig
 from sana_video.data.shards import data_digest, file_sha256
 from sana_video.model import SanaVideo
@@ -103,8 +103,6 @@ def _diffusion(
 def _autoencoder(
     stage: StageParams, init: Path, config: DcaeVConfig, seed: int
 ) -> tuple[nn.Module, Callable[[], nn.Module]]:
-    from sana_video.autoencoder import DcaeV
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = DcaeV(config)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from sana_video.autoencoder.dcae_v import DcaeV
 from sana_video.data.loader import Loader, prefetch
 from sana_video.train import build, parallelize
 from sana_video.train.build import Paths
@@ -192,7 +193,7 @@ class _Run:
         if self.world.first:
             model = self.begin.blank()
             model.load_state_dict(weights)
-            if self.stage.objective == "autoencoder":
+            if isinstance(model, DcaeV):
                 measure_latents(model, self.loader)
             publish(paths.out, model, summary, self.progress["curve"])
         self.world.barrier()

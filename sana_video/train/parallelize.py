@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 
@@ -99,10 +99,7 @@ def parallelize(model: nn.Module, world: World, *, recompute: bool) -> nn.Module
         return model.to(world.device)
     for block in _blocks(model):
         fully_shard(block, mesh=world.mesh)
-    fully_shard(model, mesh=world.mesh)
-    for method in ("encode", "decode"):  # an autoencoder is entered by these, not by forward
-        if hasattr(model, method):
-            register_fsdp_forward_method(model, method)
+    fully_shard(model, mesh=world.mesh, reshard_after_forward=True)  # else a held-out forward leaves it gathered
     whole = [name for name, value in model.named_parameters() if not isinstance(value, DTensor)]
     if whole:
         raise RuntimeError(f"parameter {whole[0]} is not sharded over {world.size} processes")
@@ -110,11 +107,10 @@ def parallelize(model: nn.Module, world: World, *, recompute: bool) -> nn.Module
 
 
 def full_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The whole state dict on the CPU of process 0; empty elsewhere. Every process must call it."""
+    """A copy of the whole state dict on the CPU of process 0; empty elsewhere. Every process must call it."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return {
-        name: value for name, value in get_model_state_dict(model, options=options).items() if isinstance(value, Tensor)
-    }
+    state = get_model_state_dict(model, options=options)  # on one process these are the live weights, hence the copy
+    return {name: value.clone() for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:

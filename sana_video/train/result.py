@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sana_video.autoencoder.dcae_v import DcaeV
 from sana_video.data.loader import Loader
 from sana_video.data.shards import file_sha256
 from sana_video.train.objectives import as_video
@@ -40,7 +41,7 @@ def publish(folder: Path, model: nn.Module, summary: Mapping[str, Any], curve: S
 
 
 @torch.no_grad()
-def measure_latents(autoencoder: Any, loader: Loader) -> None:
+def measure_latents(autoencoder: DcaeV, loader: Loader) -> None:
     """Set the normalisation of `autoencoder`: per channel mean and deviation of its latents over training clips."""
     channels = autoencoder.config.latent_channels
     autoencoder.set_normalisation(torch.zeros(channels), torch.ones(channels))

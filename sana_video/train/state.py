@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,9 @@ class Checkpoints:
 
     def _dcp(self, action: Any, state: dict[str, Any], folder: Path) -> None:
         alone = self.world.size == 1
-        action(state, checkpoint_id=folder, no_dist=alone, process_group=self.world.store)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is meant
+            action(state, checkpoint_id=folder, no_dist=alone, process_group=self.world.store)
 
     def _committed(self) -> list[Path]:
         """Newest first."""
