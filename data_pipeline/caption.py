@@ -49,7 +49,7 @@ _LIGHT = (
 _SATURATION = (
     (25.0, 70.0, 130.0, 180.0),
     (
-        ("almost colourless", "grey"),
+        ("faint", "washed-out"),
         ("muted", "soft"),
         ("natural", "moderate"),
         ("rich", "strong"),

@@ -314,12 +314,14 @@ def shard_sections(
         verify(folder)
     except ValueError as error:
         frame = pd.DataFrame([{"view": folder.name, "damage": str(error)}])
-        return {"files": Section(frame, [one_of("damage", ["none"])], "view")}
+        return {"files": Section(frame, [one_of("damage", ["none"])], "damage")}
     index = read_index(folder).to_pylist()
     kept = {row["clip_id"]: row["subset"] for row in selection.to_pylist() if row["keep"]}
     samples = _samples(folder, index, view, text_tokens is None)
     return {
-        "files": Section(pd.DataFrame([{"view": folder.name, "damage": "none"}]), [one_of("damage", ["none"])], "view"),
+        "files": Section(
+            pd.DataFrame([{"view": folder.name, "damage": "none"}]), [one_of("damage", ["none"])], "damage"
+        ),
         "samples": _sample_section(index, kept, samples, view, text_tokens, measured),
         "balance": _shard_balance(index, kept),
     }

@@ -125,12 +125,12 @@ def histogram(values: Sequence[float], marks: Sequence[float]) -> str:
         for i, n in enumerate(counts.tolist())
     )
     lines = "".join(
-        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="110"/><text class="mark" x="{x + 3:.1f}" y="13">{mark:g}</text>'
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="110"/><text class="mark" x="{x + 3:.1f}" y="17">{mark:g}</text>'
         for mark in sorted(set(marks))
         if low <= mark <= high
         for x in [20 + 560 * (mark - low) / (high - low)]
     )
-    ends = f'<text x="20" y="125">{low:.3g}</text><text x="580" y="125" text-anchor="end">{high:.3g}</text>'
+    ends = f'<text x="20" y="128">{low:.3g}</text><text x="580" y="128" text-anchor="end">{high:.3g}</text>'
     return f'<svg viewBox="0 0 600 130" role="img">{bars}{lines}{ends}</svg>'
 
 
@@ -208,6 +208,7 @@ def page(
 ) -> str:
     """The whole page."""
     texts = {row["clip_id"]: row["text"] for row in rows["captions"]}
+    verdict = page_path(Path("reports/gates/data.json")).relative_to("reports")
     sections = [
         f"<h1>Training data</h1>{_tiles(summary)}",
         f"<h2>From spans to clips</h2>{_bars(steps)}",
@@ -216,10 +217,10 @@ def page(
         f"<h2>At the edges</h2>{''.join(_strip(heading, group, texts) for heading, group in shown)}",
         f"<h2>Where the videos come from</h2>{_videos(rows['videos'])}",
         f"<h2>What stands in for what</h2>{_stand_ins(rows)}",
-        f'<p class="quiet">Checked by the <a href="../{page_path(Path("reports/gates/data.json")).relative_to("reports")}">'
-        "data gate</a>. This page needs no network.</p>",
+        f'<p class="quiet">Checked by the <a href="../{verdict}">data gate</a>. This page needs no network.</p>',
     ]
-    return f"<!doctype html><html lang=en><meta charset=utf-8><title>Training data</title>{_STYLE}<main>{''.join(sections)}</main></html>\n"
+    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>Training data</title>{_STYLE}"
+    return f"{head}<main>{''.join(sections)}</main></html>\n"
 
 
 def _e(value: object) -> str:
@@ -291,7 +292,8 @@ def _measures(rows: Mapping[str, list[Row]], params: DataParams) -> str:
         middle = f", median {seen[len(seen) // 2]:.3g}" if seen else ""
         limits = "; ".join(sorted({"{:g} to {:g}".format(*getattr(given, name)) for given in ranges}))
         cards.append(
-            f"<div class=card><h3>{_e(name)}</h3><p>{_e(_UNITS[name])}. Kept: {limits}{middle}.</p>{histogram(values, marks)}</div>"
+            f"<div class=card><h3>{_e(name)}</h3><p>{_e(_UNITS[name])}. Kept: {limits}{middle}.</p>"
+            f"{histogram(values, marks)}</div>"
         )
     return f"<div class=cards>{''.join(cards)}</div>"
 
@@ -354,8 +356,8 @@ p{margin:4px 0 8px;color:var(--soft)}.quiet{color:var(--soft)}a{color:var(--fill
 .scroll{overflow-x:auto}table{border-collapse:collapse;background:var(--card);border:1px solid var(--line);min-width:60%}
 th,td{padding:5px 12px;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}th{color:var(--soft);font-weight:600}td.n{text-align:right;font-variant-numeric:tabular-nums}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(340px,1fr));gap:14px}.card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:4px 14px 10px}
-svg{width:100%;display:block}svg rect{fill:var(--fill)}svg line{stroke:var(--mark);stroke-width:1.5;stroke-dasharray:4 3}svg text{font-size:11px;fill:var(--soft)}svg .mark{fill:var(--mark)}
+svg{width:100%;display:block}svg rect{fill:var(--fill)}svg line{stroke:var(--mark);stroke-width:1.5;stroke-dasharray:4 3}svg text{font-size:17px;fill:var(--soft)}svg .mark{fill:var(--mark)}
 .strip{display:grid;grid-template-columns:repeat(auto-fill,minmax(500px,1fr));gap:14px}figure{margin:0;background:var(--card);border:1px solid var(--line);border-radius:8px;padding:8px}
 figure div{display:flex;gap:3px;overflow:hidden}img{height:90px;min-width:0;border-radius:3px}figcaption{font-size:13px;color:var(--soft);margin-top:4px}figcaption b{color:var(--ink)}
 @media(max-width:600px){.strip{grid-template-columns:1fr}main{padding:12px}}
-</style>"""
+</style>"""  # noqa: E501

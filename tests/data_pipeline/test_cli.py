@@ -1,0 +1,164 @@
+"""The commands over a small project of rendered film: every stage for real, from files to shards."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from data_pipeline.cli import app
+from data_pipeline.encode import decoded, kept_clips, write_latents
+from data_pipeline.expectations import Joined
+from data_pipeline.params import PixelsParams
+from infra.settings import AppContext
+from sana_video.data.shards import ShardReader, read_index
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def sana(root: Path, *words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, list(words), obj=AppContext(root, root / "params.yaml"))
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def project(tmp_path: Path, make_video: Callable[..., Path]) -> Path:
+    """Two films of four shots, curated and gated."""
+    for name in ("dvc.yaml", "versions.yaml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["data"]["split"].update(frames=9, min_shot_seconds=0.6)
+    params["data"]["gate"].update(min_videos=2, min_clips=4, min_kept=4, kept_fraction=[0.0, 1.0])
+    params["data"]["curate"]["ranges"]["default"] = {key: [0, 255] for key in ("flow_motion", "vmaf_motion", "saturation")}
+    params["data"]["curate"]["ranges"]["default"].update(overall=[0, 1], cuts_inside=[0, 5])
+    params["data"]["dedup"]["max_distance"] = 0
+    params["data"]["pixels"] = {"height": 32, "width": 48, "frames": 9}
+    params["data"]["views"]["low"].update(height=32, width=48, frames=5)
+    params["data"]["views"]["high"].update(height=32, width=48, frames=9)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    for number, batch in enumerate(("film", "more")):
+        make_video(tmp_path / "data" / "raw" / batch / f"{batch}.mp4", seconds=6.0, shots=4, seed=number)
+        for stage in ("ingest", "split", "score", "caption"):
+            assert sana(tmp_path, stage, "--batch", batch)[0] == 0
+    for stage in (["dedup"], ["curate"], ["gate", "data"]):
+        code, said = sana(tmp_path, *stage)
+        assert code == 0, said
+    return tmp_path
+
+
+def test_the_way_from_films_to_a_gated_view_and_a_report(project: Path) -> None:
+    assert sana(project, "encode", "--view", "pixels")[0] == 0
+    assert sana(project, "gate", "shards", "--view", "pixels")[0] == 0
+    assert sana(project, "report")[0] == 0
+    selection = pq.read_table(project / "data/selection.parquet").to_pylist()
+    kept = {row["clip_id"]: row["subset"] for row in selection if row["keep"]}
+    index = read_index(project / "data/shards/pixels").to_pylist()
+    assert {row["key"]: row["subset"] for row in index} == kept
+    with ShardReader(project / "data/shards/pixels") as reader:
+        assert reader.sample(0)["pixels"].shape == (9, 32, 48, 3)
+    page = (project / "reports/data/report.html").read_text()
+    assert "data:image/jpeg;base64," in page
+    assert "http" not in page.replace("https://www.w3.org", "")
+    assert "stand-in for UniMatch" in page
+    summary = json.loads((project / "reports/data/summary.json").read_text())
+    assert summary["kept"] == len(kept)
+    funnel = (project / "reports/data/funnel.csv").read_text().splitlines()
+    assert funnel[0] == "step,clips"
+    assert f"kept,{len(kept)}" in funnel
+    assert sana(project, "report")[0] == 0
+    assert (project / "reports/data/report.html").read_text() == page
+    latents_repeat_caption_and_motion(project)
+    refuses_what_the_gate_has_not_seen(project)
+
+
+def latents_repeat_caption_and_motion(project: Path) -> None:
+    joined = Joined(
+        **{n: pq.read_table(project / "data" / n) for n in ("videos", "clips", "scores", "captions")},
+        **{n: pq.read_table(project / "data" / f"{n}.parquet") for n in ("twins", "selection")},
+    )
+    kept = kept_clips(joined.videos, joined.clips, joined.scores, joined.captions, joined.selection)
+    view, said = PixelsParams(height=32, width=48, frames=5), []
+
+    def encode_text(prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        said.extend(prompts)
+        return torch.ones(len(prompts), 8, 3), torch.ones(len(prompts), 8, dtype=torch.bool)
+
+    def encode(video: torch.Tensor) -> torch.Tensor:
+        assert video.shape[1:] == (3, 5, 32, 48)
+        assert -1.0 <= float(video.min()) < 0 < float(video.max()) <= 1.0
+        return video[:, :, ::4, ::16, ::16]
+
+    folder = project / "data/shards/test"
+    assert write_latents(folder, kept, view, 16, 1 << 20, project, encode, encode_text, lambda i, n, _: i) == len(kept)
+    assert said == [f"{clip.caption} motion score: {int(clip.motion)}." for clip in kept]
+    keys = read_index(folder).column("key").to_pylist()
+    first, pixels = next(iter(decoded(kept, view, 16, project)))
+    with ShardReader(folder) as reader:
+        sample = reader.sample(keys.index(first.clip_id))
+    assert bytes(sample["caption"].tolist()).decode() == first.caption
+    assert float(sample["motion"]) == pytest.approx(first.motion)
+    assert torch.allclose(
+        sample["latents"], torch.from_numpy(pixels).permute(3, 0, 1, 2)[:, ::4, ::16, ::16] / 127.5 - 1
+    )
+
+
+def refuses_what_the_gate_has_not_seen(project: Path) -> None:
+    code, said = sana(project, "encode", "--view", "low")
+    assert (code, "there is no verdict" in said) == (3, True)
+    assert sana(project, "curate", "--set", "data.curate.ranges.default.saturation=[0,1]")[0] == 0
+    for words in (["encode", "--view", "pixels"], ["gate", "shards", "--view", "pixels"], ["report"]):
+        code, said = sana(project, *words)
+        assert (code, "stale" in said) == (3, True), said
+    code, said = sana(project, "gate", "data")
+    assert code == 3
+    assert "gate data is red" in said
+    assert json.loads((project / "runs/status/gate_data.json").read_text())["kind"] == "gate_red"
+
+
+def bare(tmp_path: Path) -> Path:
+    for name in ("dvc.yaml", "versions.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["ingest", "--batch", "flim"], "unknown batch 'flim': params.yaml has film, more"),
+        (["encode", "--view", "huge"], "unknown view 'huge': params.yaml has pixels, low, high"),
+        (["curate", "--set", "data.split.frames=32"], "32 frames is not 4k+1"),
+        (["curate", "--set", "data.split.framez=33"], "did you mean frames?"),
+        (["ingest", "--batch", "film"], "data/raw/film"),
+        (["curate"], "is missing"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(tmp_path: Path, words: list[str], line: str) -> None:
+    code, said = sana(bare(tmp_path), *words)
+    assert (code, len(said.strip().splitlines())) == (2, 1), said
+    assert line in said
+
+
+def test_print_config_shows_what_is_in_force_and_does_nothing(tmp_path: Path) -> None:
+    code, said = sana(bare(tmp_path), "dedup", "--print-config", "--set", "data.dedup.max_distance=3")
+    assert code == 0
+    assert yaml.safe_load(said)["data"]["dedup"] == {"max_distance": 3.0}
+    assert not (tmp_path / "runs").exists()
+
+
+def test_importing_the_commands_loads_nothing_heavy() -> None:
+    heavy = "{'torch', 'cv2', 'pandas', 'pyarrow', 'great_expectations', 'av'}"
+    start = time.monotonic()
+    code = f"import sys, data_pipeline.cli; print(sorted({heavy} & set(sys.modules)))"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "[]"
+    assert time.monotonic() - start < 10
