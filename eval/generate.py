@@ -77,7 +77,9 @@ def choose_prompts(view: Path, params: EvalParams) -> list[Prompt]:
             text = bytes(sample["caption"].tolist()).decode()
             chosen.setdefault(text, Prompt(keys[row], text, float(sample["motion"])))
     if len(chosen) < params.prompts:
-        raise ValueError(f"eval.prompts {params.prompts}: view {view.name} has {len(chosen)} distinct held-out captions")
+        raise ValueError(
+            f"eval.prompts {params.prompts}: view {view.name} has {len(chosen)} distinct held-out captions"
+        )
     return list(chosen.values())
 
 
@@ -96,7 +98,9 @@ def generated(pipeline: SanaVideoPipeline, prompt: Prompt, seed: int, out: Path,
     known = pipeline.defaults
     settings = f"seed {seed}; motion score {int(prompt.motion)}; {known.steps} steps; guidance {known.guidance:g}; shift {known.flow_shift:g}"
     told = {"title": prompt.text, "comment": settings, "description": "made by a model, not filmed"}
-    file = save(frames, known.fps, out, f"{prompt.clip_id}-{seed}", {**told, **({"copyright": credit} if credit else {})})
+    file = save(
+        frames, known.fps, out, f"{prompt.clip_id}-{seed}", {**told, **({"copyright": credit} if credit else {})}
+    )
     return {**row, **scores, "file": file, "status": "ok"}
 
 

@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 def cluster_sums(values: Sequence[float], clusters: Sequence[str]) -> tuple[Floats, Floats]:
     """Sum and count of `values` per cluster, clusters in sorted order."""
     names, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-    sums = np.bincount(index, weights=np.asarray(values, dtype=np.float64), minlength=len(names))
+    sums = np.bincount(index, weights=np.asarray(values, dtype=np.float64), minlength=len(names)).astype(np.float64)
     return sums, np.bincount(index, minlength=len(names)).astype(np.float64)
 
 

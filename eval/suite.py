@@ -87,7 +87,9 @@ def vae_rows(subject: Subject, track: Track) -> list[Row]:
     """Reconstruction of each held-out clip at each level of latent noise, x' = x + eps z (paper, Table 7)."""
     autoencoder = load_autoencoder(subject.autoencoder)
     clips = track(list(held_out(subject.view("pixels"))), label="reconstruction")
-    return [row for clip_id, sample in clips for row in _vae_clip(autoencoder, clip_id, sample["pixels"], subject.params)]
+    return [
+        row for clip_id, sample in clips for row in _vae_clip(autoencoder, clip_id, sample["pixels"], subject.params)
+    ]
 
 
 def _vae_clip(autoencoder: Autoencoder, clip_id: str, pixels: Tensor, params: EvalParams) -> list[Row]:
@@ -99,7 +101,10 @@ def _vae_clip(autoencoder: Autoencoder, clip_id: str, pixels: Tensor, params: Ev
         "clip_id": clip_id, "frames": frames, "height": height, "width": width,
         "psnr_mean_colour": psnr(mean_colour(reference), reference),
     }  # fmt: skip
-    return [{**about, **_reconstruct(autoencoder, latents, eps, clip_id, reference, params.seed)} for eps in params.latent_noise]
+    return [
+        {**about, **_reconstruct(autoencoder, latents, eps, clip_id, reference, params.seed)}
+        for eps in params.latent_noise
+    ]
 
 
 def _reconstruct(
@@ -124,7 +129,9 @@ def heldout_rows(model: SanaVideo, view: Path, seed: int, track: Track) -> list[
 def _heldout_clip(model: SanaVideo, clip_id: str, sample: dict[str, Tensor], seed: int) -> list[Row]:
     sigmas = torch.tensor(SIGMAS)
     clean = sample["latents"].float().expand(len(SIGMAS), *sample["latents"].shape)
-    noise = torch.stack([torch.randn(clean.shape[1:], generator=_generator("heldout", seed, clip_id, s)) for s in SIGMAS])
+    noise = torch.stack(
+        [torch.randn(clean.shape[1:], generator=_generator("heldout", seed, clip_id, s)) for s in SIGMAS]
+    )
     target = flow.velocity_target(clean, noise)
     text = sample["text"].float().expand(len(SIGMAS), -1, -1)
     mask = sample["mask"].expand(len(SIGMAS), -1)
@@ -170,7 +177,9 @@ def t2v_rows(subject: Subject, model: SanaVideo, credit: str, track: Track) -> l
     known = maker.defaults
     for prompt in prompts:
         if prompt.clip_id not in pixels:
-            raise ValueError(f"clip {prompt.clip_id} of view {subject.params.view} is not in the pixel view: encode both anew")
+            raise ValueError(
+                f"clip {prompt.clip_id} of view {subject.params.view} is not in the pixel view: encode both anew"
+            )
         clip = fit(pixels[prompt.clip_id], known.frames, known.height, known.width)
         rows.append(real(clip, known.fps, prompt, subject.out, credit))
     return rows
@@ -196,7 +205,9 @@ def sources(root: Path, batches: Iterable[str]) -> list[Row]:
     for batch in sorted(batches):
         path = root / "data" / "videos" / f"{batch}.parquet"
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: the videos table of batch {batch} is missing (run `sana-video data ingest`)")
+            raise FileNotFoundError(
+                f"{path}: the videos table of batch {batch} is missing (run `sana-video data ingest`)"
+            )
         for row in pq.read_table(path, columns=["source", "licence", "attribution", "reason"]).to_pylist():
             if row["reason"] is None:
                 key = (row["source"] or "", row["licence"] or "", row["attribution"] or "")

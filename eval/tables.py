@@ -107,7 +107,9 @@ def _key(table: str, row: Row) -> tuple[Any, ...]:
 def read(table: str, path: Path) -> list[dict[str, Any]]:
     """The rows of table `table`. Raises ValueError when it is missing or its columns are not the schema's."""
     if not path.is_file():
-        raise ValueError(f"table {table} is missing: {path} (run `sana-video eval {'vae' if table == 'vae' else 't2v'}`)")
+        raise ValueError(
+            f"table {table} is missing: {path} (run `sana-video eval {'vae' if table == 'vae' else 't2v'}`)"
+        )
     result = pq.read_table(path)
     if not result.schema.equals(SCHEMAS[table]):
         raise ValueError(f"{path} is not a {table} table: its columns are {result.schema.names}")

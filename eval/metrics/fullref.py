@@ -30,7 +30,7 @@ def _pair(clip: Pixels, reference: Pixels) -> tuple[NDArray[np.float64], NDArray
 
 def _decibel(error: NDArray[np.float64]) -> NDArray[np.float64]:
     """-10 log10 of a mean squared error on the range 0..1, capped at `PSNR_CAP`."""
-    return -10.0 * np.log10(np.maximum(error, 10.0 ** (-PSNR_CAP / 10.0)))
+    return np.asarray(-10.0 * np.log10(np.maximum(error, 10.0 ** (-PSNR_CAP / 10.0))), dtype=np.float64)
 
 
 def psnr(clip: Pixels, reference: Pixels) -> float:

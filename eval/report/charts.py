@@ -123,4 +123,13 @@ def range_bars(rows: Sequence[tuple[str, float, tuple[float, float] | None]], *,
         marks.append(el("circle", class_=f"dot {style}", cx=round(x, 1), cy=y, r=3.5))
     height = 4 + 14 * len(rows)
     zero = el("line", class_="grid", x1=6, x2=6, y1=0, y2=height)
-    return el("svg", zero, marks, viewBox=f"0 0 {width} {height}", width=width, height=height, class_="ranges", aria_hidden="true")
+    return el(
+        "svg",
+        zero,
+        marks,
+        viewBox=f"0 0 {width} {height}",
+        width=width,
+        height=height,
+        class_="ranges",
+        aria_hidden="true",
+    )

@@ -69,7 +69,9 @@ def _verdict(summary: Row) -> Safe:
     made = f"{cover['produced']} of {cover['expected']} videos were made"
     word = "Complete" if whole else "Incomplete"
     said = f"{made}; {cover['failed']} failed, {cover['missing']} are missing. "
-    rest = "Whether it may be released is decided by the gates: reports/gates/eval.json, then reports/gates/release.json."
+    rest = (
+        "Whether it may be released is decided by the gates: reports/gates/eval.json, then reports/gates/release.json."
+    )
     return el("section", el("strong", word), el("p", said + rest), class_=f"band-top {'good' if whole else 'bad'}")
 
 
@@ -89,16 +91,25 @@ def _interval(entry: Row) -> str:
 
 def _tile(entry: Row, name: str, unit: str, note: str) -> Safe:
     value = el("b", number(entry["mean"], entry["unit"]), el("small", unit) if unit else "")
-    return el("div", value, el("span", name), el("span", f"{_interval(entry)}; {note}", class_="ci"), class_="card tile")
+    return el(
+        "div", value, el("span", name), el("span", f"{_interval(entry)}; {note}", class_="ci"), class_="card tile"
+    )
 
 
 def _tiles(measures: Row) -> Safe:
     flow, clean = measures["t2v/flow_motion"], measures["vae/psnr@0"]
     tiles = [
         _tile(measures["heldout/ratio"], "held-out loss over that of predicting nothing", "", "lower is better"),
-        _tile(clean, "autoencoder PSNR", "dB", f"mean colour {number(measures['vae/psnr_mean_colour']['mean'], 'dB')} dB"),
+        _tile(
+            clean, "autoencoder PSNR", "dB", f"mean colour {number(measures['vae/psnr_mean_colour']['mean'], 'dB')} dB"
+        ),
         _tile(flow, "motion of generated clips", "px", f"real clips {number(flow['real']['mean'])} px"),
-        _tile(measures["t2v/frozen"], "share of frozen frames", "", f"real clips {number(measures['t2v/frozen']['real']['mean'])}"),
+        _tile(
+            measures["t2v/frozen"],
+            "share of frozen frames",
+            "",
+            f"real clips {number(measures['t2v/frozen']['real']['mean'])}",
+        ),
     ]
     return el("section", tiles, class_="tiles")
 
@@ -108,7 +119,12 @@ def _failures(tables: Mapping[str, Sequence[Row]]) -> Child:
     if not lost:
         return ""
     lines = [
-        el("tr", el("td", name), el("td", el("code", row.get("clip_id") or row["prompt_id"])), el("td", row["reason"] or ""))
+        el(
+            "tr",
+            el("td", name),
+            el("td", el("code", row.get("clip_id") or row["prompt_id"])),
+            el("td", row["reason"] or ""),
+        )
         for name, row in lost
     ]
     head = el("tr", el("th", "table"), el("th", "clip"), el("th", "reason"))
@@ -139,11 +155,25 @@ def _figure(row: Row, stills: Mapping[str, Stills]) -> Safe:
     if row["status"] != "ok" or row["file"] not in stills:
         return el("figure", el("div", row["reason"] or "no video", class_="lost"), el("figcaption", who))
     still = stills[row["file"]]
-    film = el("video", src=row["file"], poster=still.poster, controls=True, muted=True, loop=True, playsinline=True, preload="none")
+    film = el(
+        "video",
+        src=row["file"],
+        poster=still.poster,
+        controls=True,
+        muted=True,
+        loop=True,
+        playsinline=True,
+        preload="none",
+    )
     sheet = el("img", src=still.sheet, class_="sheet", alt=f"frames of {row['prompt']}", loading="lazy")
     chips = [
         el("span", f"{label} {number(row[name])}")
-        for name, label in (("flow_motion", "motion"), ("saturation", "saturation"), ("overall", "look"), ("frozen", "frozen"))
+        for name, label in (
+            ("flow_motion", "motion"),
+            ("saturation", "saturation"),
+            ("overall", "look"),
+            ("frozen", "frozen"),
+        )
         if row[name] is not None
     ]
     return el("figure", film, sheet, el("figcaption", who, el("div", chips, class_="chips")))
@@ -171,7 +201,9 @@ def _curve(stage: str, rows: Sequence[Row]) -> Safe:
 def _by_time(rows: Sequence[Row]) -> Safe:
     times = sorted({row["time"] for row in rows})
     known = [[row for row in rows if row["time"] == time and row["status"] == "ok"] for time in times]
-    points = [(group[0]["time"], sum(r["loss"] for r in group) / sum(r["zero"] for r in group)) for group in known if group]
+    points = [
+        (group[0]["time"], sum(r["loss"] for r in group) / sum(r["zero"] for r in group)) for group in known if group
+    ]
     lines = [Series("this model", [x for x, _ in points], [y for _, y in points], "made")] if points else []
     lines.append(Series("no velocity", times, [1.0] * len(times), "truth", dots=False))
     return el("div", el("h3", "Held-out loss ratio by noise level"), line_chart(lines, "noise level σ", "loss ratio", height=220),
@@ -187,7 +219,9 @@ def _autoencoder(measures: Row) -> list[Safe]:
     colour = measures["vae/psnr_mean_colour"]["mean"]
     cards = []
     for name, title, unit in (("psnr", "PSNR", "dB"), ("ssim", "SSIM", "")):
-        levels = [(float(key.split("@")[1]), entry) for key, entry in measures.items() if key.startswith(f"vae/{name}@")]
+        levels = [
+            (float(key.split("@")[1]), entry) for key, entry in measures.items() if key.startswith(f"vae/{name}@")
+        ]
         levels.sort(key=lambda level: level[0])
         x, y = [eps for eps, _ in levels], [entry["mean"] for _, entry in levels]
         ends = [entry["ci95"] or (entry["mean"], entry["mean"]) for _, entry in levels]
@@ -195,7 +229,9 @@ def _autoencoder(measures: Row) -> list[Safe]:
         if name == "psnr":
             lines.append(Series("each clip's mean colour", x, [colour] * len(x), "truth", dots=False))
         heading = f"{title}, {unit}" if unit else title
-        cards.append(el("div", el("h3", heading), line_chart(lines, "latent noise ε", title), legend(lines), class_="card"))
+        cards.append(
+            el("div", el("h3", heading), line_chart(lines, "latent noise ε", title), legend(lines), class_="card")
+        )
     return [el("h2", "The autoencoder"), el("p", note, class_="note"), el("div", cards, class_="pair")]
 
 
@@ -223,13 +259,16 @@ def _measure(name: str, entry: Row) -> Safe:
 
 def _value(entry: Row) -> list[Safe]:
     interval = [number(end, entry["unit"]) for end in entry["ci95"] or ()]
-    return [Safe(number(entry["mean"], entry["unit"])), el("span", " to ".join(interval) or "no interval", class_="sub")]
+    return [
+        Safe(number(entry["mean"], entry["unit"])),
+        el("span", " to ".join(interval) or "no interval", class_="sub"),
+    ]
 
 
 def _stand_ins(summary: Row) -> Child:
     if not summary["stand_ins"]:
         return ""
-    lines = [el("tr", el("td", part), el("td", said)) for part, said in sorted(summary["stand_ins"].items())]
+    lines = [el("tr", el("td", said)) for said in summary["stand_ins"]]
     note = "Parts of this run that stand in for what a production run uses. Numbers that depend on them carry the mark."
     return [el("h2", "Stand-ins"), el("p", note, class_="note"), el("div", el("table", lines), class_="card scroll")]
 
@@ -237,7 +276,13 @@ def _stand_ins(summary: Row) -> Child:
 def _sources(sources: Sequence[Row]) -> list[Safe]:
     head = el("tr", [el("th", word) for word in ("source", "videos", "licence", "attribution")])
     lines = [
-        el("tr", el("td", row["source"]), el("td", str(row["videos"])), el("td", row["licence"]), el("td", row["attribution"]))
+        el(
+            "tr",
+            el("td", row["source"]),
+            el("td", str(row["videos"])),
+            el("td", row["licence"]),
+            el("td", row["attribution"]),
+        )
         for row in sources
     ]
     return [el("h2", "Material and licences"), el("div", el("table", head, lines), class_="card scroll")]
@@ -245,7 +290,10 @@ def _sources(sources: Sequence[Row]) -> list[Safe]:
 
 def _provenance(summary: Row) -> list[Safe]:
     head = el("tr", el("th", "what was read"), el("th", "sha256"))
-    lines = [el("tr", el("td", el("code", name)), el("td", el("code", sha))) for name, sha in sorted(summary["digests"].items())]
+    lines = [
+        el("tr", el("td", el("code", name)), el("td", el("code", sha)))
+        for name, sha in sorted(summary["digests"].items())
+    ]
     note = el(
         "p",
         "The tables behind this page: vae.parquet, heldout.parquet, t2v.parquet and ",

@@ -37,7 +37,8 @@ def _fit(picture: Pixels, width: int) -> Pixels:
     height = round(picture.shape[0] * width / picture.shape[1])
     larger = width > picture.shape[1]
     return np.asarray(
-        cv2.resize(picture, (width, height), interpolation=cv2.INTER_CUBIC if larger else cv2.INTER_AREA), dtype=np.uint8
+        cv2.resize(picture, (width, height), interpolation=cv2.INTER_CUBIC if larger else cv2.INTER_AREA),
+        dtype=np.uint8,
     )
 
 

@@ -43,7 +43,14 @@ T2V: dict[str, Measure] = {
 def expected_measures(params: EvalParams) -> list[str]:
     """The names that a whole evaluation has; `gate_eval` refuses a summary that lacks one."""
     noise = [f"vae/{name}@{eps:g}" for eps in params.latent_noise for name in ("psnr", "psnr_pooled", "ssim")]
-    return [*noise, "vae/psnr_mean_colour", "vae/psnr_gain", "heldout/loss", "heldout/ratio", *(f"t2v/{name}" for name in T2V)]
+    return [
+        *noise,
+        "vae/psnr_mean_colour",
+        "vae/psnr_gain",
+        "heldout/loss",
+        "heldout/ratio",
+        *(f"t2v/{name}" for name in T2V),
+    ]
 
 
 def _entry(estimate: tuple[float, tuple[float, float] | None], rows: Sequence[Row], cluster: str, unit: str, meaning: str,
@@ -73,20 +80,34 @@ def vae_measures(rows: Sequence[Row], params: EvalParams) -> dict[str, Row]:
             ("psnr_pooled", "dB", f"autoencoder PSNR, error pooled over frames, latent noise {eps:g}"),
             ("ssim", "", f"autoencoder SSIM, latent noise {eps:g}"),
         ):
-            found[f"vae/{name}@{eps:g}"] = _mean(level, lambda row, name=name: row[name] or 0.0, unit, meaning, stand_in, params)
+            found[f"vae/{name}@{eps:g}"] = _mean(
+                level, lambda row, name=name: row[name] or 0.0, unit, meaning, stand_in, params
+            )
     clean = [row for row in rows if row["eps"] == 0.0]
     found["vae/psnr_mean_colour"] = _mean(
-        clean, lambda row: row["psnr_mean_colour"] or 0.0, "dB", "PSNR of each clip painted in its mean colour", stand_in, params
+        clean,
+        lambda row: row["psnr_mean_colour"] or 0.0,
+        "dB",
+        "PSNR of each clip painted in its mean colour",
+        stand_in,
+        params,
     )
     found["vae/psnr_gain"] = _mean(
-        clean, lambda row: (row["psnr"] or 0.0) - (row["psnr_mean_colour"] or 0.0), "dB", "PSNR over that of the mean colour", stand_in, params
+        clean,
+        lambda row: (row["psnr"] or 0.0) - (row["psnr_mean_colour"] or 0.0),
+        "dB",
+        "PSNR over that of the mean colour",
+        stand_in,
+        params,
     )
     return found
 
 
 def _mean(rows: Sequence[Row], value: Any, unit: str, meaning: str, stand_in: str, params: EvalParams) -> Row:
     names = [row["clip_id"] for row in rows]
-    return _entry(mean_interval([value(row) for row in rows], names), rows, "clip_id", unit, meaning, stand_in, [params.seed])
+    return _entry(
+        mean_interval([value(row) for row in rows], names), rows, "clip_id", unit, meaning, stand_in, [params.seed]
+    )
 
 
 def heldout_measures(rows: Sequence[Row], params: EvalParams) -> dict[str, Row]:
@@ -98,7 +119,9 @@ def heldout_measures(rows: Sequence[Row], params: EvalParams) -> dict[str, Row]:
     meaning = "flow-matching loss at fixed noise and times, held-out clips"
     return {
         "heldout/loss": _entry(loss, rows, "clip_id", "", meaning, seeds=[params.seed]),
-        "heldout/ratio": _entry(ratio, rows, "clip_id", "", f"{meaning}, over that of predicting zero", seeds=[params.seed]),
+        "heldout/ratio": _entry(
+            ratio, rows, "clip_id", "", f"{meaning}, over that of predicting zero", seeds=[params.seed]
+        ),
     }
 
 
@@ -111,7 +134,10 @@ def t2v_measures(rows: Sequence[Row], params: EvalParams) -> dict[str, Row]:
         stand_in = _stand_in(rows, measure.estimator)
         entry = _entry(_t2v_mean(made, name), made, "prompt_id", measure.unit, measure.meaning, stand_in, params.seeds)
         mean, interval = _t2v_mean(real, name)
-        found[f"t2v/{name}"] = {**entry, "real": {"mean": mean, "ci95": list(interval) if interval else None, "n": len(real)}}
+        found[f"t2v/{name}"] = {
+            **entry,
+            "real": {"mean": mean, "ci95": list(interval) if interval else None, "n": len(real)},
+        }
     return found
 
 
@@ -146,8 +172,18 @@ def summarise(tables: dict[str, list[Row]], params: EvalParams, about: Row) -> S
     return {
         "schema": SCHEMA,
         **about,
-        "coverage": {"expected": expected, "produced": len(made) - failed, "failed": failed, "missing": expected - len(made)},
-        "sampling": {"steps": params.steps, "guidance": params.guidance, "seeds": list(params.seeds), "prompts": params.prompts},
+        "coverage": {
+            "expected": expected,
+            "produced": len(made) - failed,
+            "failed": failed,
+            "missing": expected - len(made),
+        },
+        "sampling": {
+            "steps": params.steps,
+            "guidance": params.guidance,
+            "seeds": list(params.seeds),
+            "prompts": params.prompts,
+        },
         "measures": measures,
     }
 

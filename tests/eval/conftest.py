@@ -58,7 +58,7 @@ def about() -> Row:
     return {
         "model": "sana-video", "stage": "causal", "objective": "chunk_causal", "view": "high",
         "size": {"height": 64, "width": 96, "frames": 17, "fps": 16.0},
-        "stand_ins": {"text encoder": "MiniLM, a stand-in for Gemma-2-2b-it"},
+        "stand_ins": ["MiniLM (stand-in for Gemma-2-2b-it)"],
         "sources": [{"source": "film", "licence": "CC BY 3.0", "attribution": "(c) 2008 Blender Foundation, www.bigbuckbunny.org", "videos": 1}],
         "digests": {"models/causal": "0" * 64},
     }  # fmt: skip

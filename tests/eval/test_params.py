@@ -25,7 +25,14 @@ def test_seeds_follow_from_the_first() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("prompts", 0), ("steps", 0), ("latent_noise", [0.1]), ("latent_noise", [0.0, 0.2, 0.1]), ("guidance", 0.5), ("surprise", 1)],
+    [
+        ("prompts", 0),
+        ("steps", 0),
+        ("latent_noise", [0.1]),
+        ("latent_noise", [0.0, 0.2, 0.1]),
+        ("guidance", 0.5),
+        ("surprise", 1),
+    ],
 )
 def test_impossible_values_are_refused(key: str, value: object) -> None:
     with pytest.raises(ValidationError):

@@ -55,7 +55,15 @@ def test_it_is_whole_and_says_what_it_should(page: str) -> None:
     parser.feed(page)
     assert not parser.open
     words = " ".join(parser.words)
-    for text in ("Complete", "4 of 4 videos", "stand-in", "CC BY 3.0", "www.bigbuckbunny.org", "heldout/ratio", "causal"):
+    for text in (
+        "Complete",
+        "4 of 4 videos",
+        "stand-in",
+        "CC BY 3.0",
+        "www.bigbuckbunny.org",
+        "heldout/ratio",
+        "causal",
+    ):
         assert text in words
     assert page.count("<video") == 6 and page.count("data:image/jpeg") == 12
 

@@ -32,7 +32,9 @@ def test_row_order_does_not_matter(params: EvalParams, tables: Tables, about: di
 
 
 def test_a_failed_video_lowers_every_score(params: EvalParams, tables: Tables, about: dict[str, Any]) -> None:
-    empty = dict.fromkeys(("flow_motion", "saturation", "frozen", "black", "overall", "vmaf_motion", "brightness", "file"))
+    empty = dict.fromkeys(
+        ("flow_motion", "saturation", "frozen", "black", "overall", "vmaf_motion", "brightness", "file")
+    )
     tables["t2v"][0] |= {**empty, "status": "failed", "reason": "latents are not finite"}
     summary = summarise(tables, params, about)
     assert summary["coverage"] == {"expected": 4, "produced": 3, "failed": 1, "missing": 0}
@@ -41,7 +43,9 @@ def test_a_failed_video_lowers_every_score(params: EvalParams, tables: Tables, a
     assert summary["measures"]["t2v/flow_motion"]["n"] == 4
 
 
-def test_a_failed_reconstruction_and_a_failed_draw_count(params: EvalParams, tables: Tables, about: dict[str, Any]) -> None:
+def test_a_failed_reconstruction_and_a_failed_draw_count(
+    params: EvalParams, tables: Tables, about: dict[str, Any]
+) -> None:
     tables["vae"][0] |= {"psnr": None, "psnr_pooled": None, "ssim": None, "status": "failed", "reason": "not finite"}
     tables["heldout"][0] |= {"loss": None, "status": "failed", "reason": "not finite"}
     measures = summarise(tables, params, about)["measures"]
