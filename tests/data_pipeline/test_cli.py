@@ -39,7 +39,9 @@ def project(tmp_path: Path, make_video: Callable[..., Path]) -> Path:
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["data"]["split"].update(frames=9, min_shot_seconds=0.6)
     params["data"]["gate"].update(min_videos=2, min_clips=4, min_kept=4, kept_fraction=[0.0, 1.0])
-    params["data"]["curate"]["ranges"]["default"] = {key: [0, 255] for key in ("flow_motion", "vmaf_motion", "saturation")}
+    params["data"]["curate"]["ranges"]["default"] = {
+        key: [0, 255] for key in ("flow_motion", "vmaf_motion", "saturation")
+    }
     params["data"]["curate"]["ranges"]["default"].update(overall=[0, 1], cuts_inside=[0, 5])
     params["data"]["dedup"]["max_distance"] = 0
     params["data"]["pixels"] = {"height": 32, "width": 48, "frames": 9}
