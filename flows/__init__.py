@@ -1,1 +1,1 @@
-"""When work happens: Prefect flows over DVC's graph, and the `sana-video` command. Nothing below imports this package."""
+"""When work happens: Prefect flows over DVC's graph, and the `sana-video` command. Nothing imports it."""

@@ -23,9 +23,7 @@ from flows.processes import Processes
 if TYPE_CHECKING:
     from flows.params import FlowParams
 
-Outcome = Literal[
-    "ran", "cached", "gate_red", "gate_broken", "user", "transient", "failed", "crashed", "skipped"
-]
+Outcome = Literal["ran", "cached", "gate_red", "gate_broken", "user", "transient", "failed", "crashed", "skipped"]
 DONE: frozenset[str] = frozenset({"ran", "cached"})
 EXIT_CODES: dict[str, int] = {"user": 2, "gate_red": 3, "gate_broken": 4}
 
@@ -146,7 +144,7 @@ def walk(
             elif len(running) < parallel:
                 running.add(stage.name)
                 del waiting[stage.name]
-                submit(stage, above).add_done_callback(lambda _, name=stage.name: ended.put(name))
+                submit(stage, above).add_done_callback(partial(_put, ended, stage.name))
         if running:
             name = ended.get()
             running.remove(name)
@@ -172,11 +170,9 @@ def run_stage(
         result = _repro(root, stage.name, processes, log)
         if result.outcome != "transient" or attempt == flow.retries:
             break
-        log(f"{stage.name}: {result.reason}; trying again in {flow.retry_seconds:g} s ({attempt + 1} of {flow.retries})")
+        log(f"{stage.name}: {result.reason}; again in {flow.retry_seconds:g} s ({attempt + 1} of {flow.retries})")
         time.sleep(flow.retry_seconds)
-    return StageResult(
-        stage.name, result.outcome, time.monotonic() - started, result.reason, counters=result.counters
-    )
+    return StageResult(stage.name, result.outcome, time.monotonic() - started, result.reason, counters=result.counters)
 
 
 def status_path(root: Path, stage: str) -> Path:
@@ -187,6 +183,10 @@ def exit_code(results: Iterable[StageResult]) -> int:
     """0 when all is done, else the code of the first failure: 2 user, 3 red gate, 4 broken gate, 1 the rest."""
     failed = [r for r in results if not r.done and r.outcome != "skipped"]
     return EXIT_CODES.get(failed[0].outcome, 1) if failed else 0
+
+
+def _put(ended: queue.Queue[str], name: str, future: Any) -> None:
+    ended.put(name)
 
 
 def _name(root: Path, stage: Any) -> str:

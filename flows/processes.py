@@ -33,7 +33,12 @@ class Processes:
         self._grace = grace
 
     def run(
-        self, command: Sequence[str], *, cwd: Path, log: Callable[[str], None], variables: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str],
+        *,
+        cwd: Path,
+        log: Callable[[str], None],
+        variables: Mapping[str, str] | None = None,
     ) -> tuple[int, list[str]]:
         """Run `command` with this Python's programs first on PATH, hand each line it prints to `log`, and return its
         exit code and its last lines. `variables` are added to the environment.

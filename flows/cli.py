@@ -1,0 +1,286 @@
+"""The `sana-video` command. Each command is a thin shell: it reads params, calls one function, says what came of it.
+
+Everything heavy is imported inside the commands, so that help answers at once and a training rank loads neither Prefect
+nor DVC.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from data_pipeline.cli import app as data_app
+from eval.cli import app as eval_app
+from flows.program import Program, context_of, show, show_one
+from infra.settings import AppContext, prepare_environment
+
+if TYPE_CHECKING:
+    from flows.params import Params
+
+app = typer.Typer(
+    cls=Program,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="SANA-Video end to end: from raw videos to a released model.",
+    epilog="--root, --params, --set, --print-config and --json may stand anywhere on the line.",
+)
+train_app = typer.Typer(no_args_is_help=True, help="Train stages of params.yaml, each alone.")
+release_app = typer.Typer(no_args_is_help=True, help="Package, register, promote and roll back versions.")
+flow_app = typer.Typer(no_args_is_help=True, help="Run or schedule parts of the graph under Prefect.")
+recipe_app = typer.Typer(no_args_is_help=True, help="params.yaml in other sizes.")
+for name, part in {
+    "data": data_app,
+    "train": train_app,
+    "eval": eval_app,
+    "release": release_app,
+    "flow": flow_app,
+    "recipe": recipe_app,
+}.items():
+    app.add_typer(part, name=name)
+
+Version = Annotated[str, typer.Argument(help="A registered version, such as v0.1.0.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the journal.")]
+
+
+@app.callback()
+def start(
+    context: typer.Context,
+    root: Annotated[
+        Path | None, typer.Option("--root", help="The project's folder; the nearest one by default.")
+    ] = None,
+    params: Annotated[Path | None, typer.Option("--params", help="Another params.yaml.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a parameter; repeatable.")
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the parameters in force and stop.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print data as JSON.")] = False,
+) -> None:
+    context.obj = context_of(root, params, overrides or [], as_json)
+    prepare_environment(context.obj.root)
+    if print_config:
+        from flows.params import render
+
+        typer.echo(render(_params(context)), nl=False)
+        raise typer.Exit
+
+
+def _app(context: typer.Context) -> AppContext:
+    assert isinstance(context.obj, AppContext)
+    return context.obj
+
+
+def _params(context: typer.Context) -> Params:
+    from flows.params import load
+
+    return load(_app(context).params_path, _app(context).overrides)
+
+
+@train_app.command("run")
+def train_run(
+    context: typer.Context,
+    stage: Annotated[str, typer.Option("--stage", help="A name under train.stages in params.yaml.")],
+    launched: Annotated[bool, typer.Option("--launched", hidden=True)] = False,
+) -> None:
+    """Train one stage to its last step, from its newest checkpoint if there is one."""
+    from flows.training import train_here, train_stage
+    from infra.stage import Progress
+
+    params, place = _params(context), _app(context)
+    if launched:
+        train_here(stage, params, place.root, Progress(f"train@{stage}"))
+        return
+    given = ["--root", str(place.root), "--params", str(place.params_path)]
+    given += [word for override in place.overrides for word in ("--set", override)]
+    raise typer.Exit(train_stage(stage, params, place.root, [*given, "train", "run", "--stage", stage]))
+
+
+@train_app.command("plan")
+def train_plan(context: typer.Context) -> None:
+    """The training stages: what each starts from and reads, and whether it is done."""
+    from flows.training import plan
+
+    show(plan(_params(context), _app(context).root), _app(context).as_json)
+
+
+@app.command()
+def sample(
+    context: typer.Context,
+    model: Annotated[str, typer.Option("--model", help="A folder, NAME@champion or NAME@v0.1.0.")],
+    prompt: Annotated[str, typer.Option("--prompt")],
+    out: Annotated[Path, typer.Option("--out", help="A .mp4, or a .png for one frame.")],
+    image: Annotated[Path | None, typer.Option("--image", help="The first frame.")] = None,
+    motion_score: Annotated[float | None, typer.Option("--motion-score")] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds")] = None,
+    frames: Annotated[int | None, typer.Option("--frames", help="Wins over --seconds.")] = None,
+    size: Annotated[str | None, typer.Option("--size", metavar="HEIGHTxWIDTH")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1)] = None,
+    guidance: Annotated[float | None, typer.Option("--guidance", min=0.0)] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+) -> None:
+    """Make a film (or a picture) of a prompt."""
+    from flows.sample import Request
+    from flows.sample import sample as make
+
+    request = Request(model, prompt, image, motion_score, seconds, frames, size, steps, guidance, seed)
+    made = make(request, out, _app(context).root, _say_step)
+    show_one(made, _app(context).as_json)
+
+
+def _say_step(done: int, total: int) -> None:
+    end = "\r" if sys.stderr.isatty() and done < total else "\n"
+    if sys.stderr.isatty() or done == total:
+        print(f"step {done}/{total}", end=end, file=sys.stderr, flush=True)
+
+
+@release_app.command("package")
+def release_package(context: typer.Context) -> None:
+    """Write release/: weights, evaluation, verdicts, lineage, model card and a manifest of it all."""
+    from flows.package import package
+    from infra.stage import run
+
+    params, root = _params(context), _app(context).root
+    raise typer.Exit(run("package", lambda progress: package(root, params), root=root))
+
+
+@release_app.command("register")
+def release_register(context: typer.Context) -> None:
+    """Register release/ as the next version and as candidate; the same bundle twice changes nothing."""
+    from infra import gates, registry
+
+    params, root = _params(context), _app(context).root
+    gates.require(root / "reports" / "gates" / "release.json", tables={"reports/eval": root / "reports" / "eval"})
+    version, new = registry.register(root, root / "release", params.release.name)
+    typer.echo(f"{version.name}@{version.version} {'registered as candidate' if new else 'was registered already'}")
+
+
+@release_app.command("promote")
+def release_promote(
+    context: typer.Context, version: Version, stage: str = "champion", reason: Reason = "promoted"
+) -> None:
+    """Give a version a stage."""
+    from infra import registry
+
+    promoted = registry.promote(_app(context).root, _params(context).release.name, version, stage, reason)
+    typer.echo(f"{promoted.name}@{promoted.version} is {stage}")
+
+
+@release_app.command("rollback")
+def release_rollback(
+    context: typer.Context,
+    to: Annotated[str, typer.Option("--to", help="The version that becomes champion again.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the journal.")],
+) -> None:
+    """Make an earlier version champion again: one more entry of the journal, nothing is deleted."""
+    from infra import registry
+
+    back = registry.rollback(_app(context).root, _params(context).release.name, to, reason)
+    typer.echo(f"{back.name}@{back.version} is champion")
+
+
+@release_app.command("list")
+def release_list(context: typer.Context) -> None:
+    """Every registered version and the stages it holds."""
+    from flows.versions import rows
+
+    show(rows(_app(context).root, _params(context).release.name), _app(context).as_json)
+
+
+@release_app.command("show")
+def release_show(context: typer.Context, version: Version) -> None:
+    """One version: its commit, its manifest and its journal. VERSION may also be a stage, such as champion."""
+    from flows.versions import describe
+
+    show_one(describe(_app(context).root, _params(context).release.name, version), _app(context).as_json)
+
+
+@flow_app.command("run")
+def flow_run(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="curate, train, evaluate, release or journey.")],
+    worktree: Annotated[bool, typer.Option("--worktree", help="Work in .worktrees/NAME on what is committed.")] = False,
+) -> None:
+    """Run a part of the graph now: what is current is skipped, a red gate stops what stands below it."""
+    from flows.run import run_flow
+
+    place = _app(context)
+    _end(*run_flow(name, place.root, worktree=worktree, overrides=place.overrides))
+
+
+@flow_app.command("serve")
+def flow_serve(context: typer.Context) -> None:
+    """Run curate and evaluate on the schedules of params.yaml, each in a worktree of its own, until interrupted."""
+    params = _params(context).flow
+    from flows.serve import serve_flows
+
+    serve_flows(_app(context).root, params)
+
+
+@app.command()
+def demo(context: typer.Context) -> None:
+    """Fetch the demo's films and walk the whole way, from film to registered model and first sample."""
+    from flows.demo import run_demo
+
+    _end(*run_demo(_app(context).root))
+
+
+@app.command()
+def doctor(context: typer.Context) -> None:
+    """Look whether this machine and project have what they need; exit 1 if something is missing."""
+    from flows.doctor import examine
+
+    checks = examine(_app(context).root)
+    show(checks, _app(context).as_json)
+    raise typer.Exit(0 if all(check["ok"] for check in checks) else 1)
+
+
+@app.command()
+def status(context: typer.Context) -> None:
+    """Each stage of the graph: current or changed, and how its last run ended."""
+    from flows.doctor import status as look
+
+    show(look(_app(context).root), _app(context).as_json)
+
+
+@recipe_app.command("list")
+def recipe_list(context: typer.Context) -> None:
+    """The recipes and what each is for."""
+    from flows import recipes
+
+    root = _app(context).root
+    rows = [{"recipe": name, "for": recipes.summary(root, name)} for name in recipes.names(root)]
+    show(rows, _app(context).as_json)
+
+
+@recipe_app.command("show")
+def recipe_show(context: typer.Context, name: str) -> None:
+    """A recipe as it stands in its file."""
+    from flows import recipes
+
+    typer.echo(recipes.text(_app(context).root, name), nl=False)
+
+
+@recipe_app.command("use")
+def recipe_use(context: typer.Context, name: str) -> None:
+    """Put a recipe in the place of params.yaml; the old one is kept beside it."""
+    from flows import recipes
+
+    backup = recipes.use(_app(context).root, name)
+    typer.echo(f"params.yaml is now the recipe {name}; the old one is {backup.name}")
+
+
+def _end(code: int, told: str) -> None:
+    typer.echo(told, err=code != 0)
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    app(prog_name="sana-video")
+
+
+if __name__ == "__main__":
+    main()
