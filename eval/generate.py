@@ -96,7 +96,8 @@ def generated(pipeline: SanaVideoPipeline, prompt: Prompt, seed: int, out: Path,
     except (NotFinite, ValueError) as error:
         return {**row, "status": "failed", "reason": str(error)}
     known = pipeline.defaults
-    settings = f"seed {seed}; motion score {int(prompt.motion)}; {known.steps} steps; guidance {known.guidance:g}; shift {known.flow_shift:g}"
+    sampling = f"{known.steps} steps; guidance {known.guidance:g}; shift {known.flow_shift:g}"
+    settings = f"seed {seed}; motion score {int(prompt.motion)}; {sampling}"
     told = {"title": prompt.text, "comment": settings, "description": "made by a model, not filmed"}
     file = save(
         frames, known.fps, out, f"{prompt.clip_id}-{seed}", {**told, **({"copyright": credit} if credit else {})}

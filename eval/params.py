@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -37,7 +38,7 @@ class EvalParams(_Section):
     @field_validator("latent_noise")
     @classmethod
     def _starts_clean(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
-        if levels[0] != 0.0 or any(a >= b for a, b in zip(levels, levels[1:], strict=False)):
+        if levels[0] != 0.0 or any(a >= b for a, b in pairwise(levels)):
             raise ValueError(f"latent_noise must start at 0.0 and rise, it is {list(levels)}")
         return levels
 

@@ -168,7 +168,7 @@ def shown_size(subject: Subject, autoencoder: Autoencoder) -> tuple[int, int, in
 
 @torch.no_grad()
 def t2v_rows(subject: Subject, model: SanaVideo, credit: str, track: Track) -> list[Row]:
-    """One row per generated clip (prompts x seeds) and one per real clip of the same captions; mp4s go to `out`/clips."""
+    """One row per generated clip (prompts x seeds) and per real clip of the same captions; mp4s go to `out`/clips."""
     maker = pipeline(subject, model)
     prompts = choose_prompts(subject.view(subject.params.view), subject.params)
     work = [(prompt, seed) for prompt in prompts for seed in subject.params.seeds]

@@ -6,6 +6,7 @@ so a number of one compares with a number of the other.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def frozen(frames: Pixels) -> float:
     """Share of neighbouring frames that are equal but for noise; 1 for a still, and for a single frame."""
     if len(frames) < 2:
         return 1.0
-    steps = [np.abs(b.astype(np.int16) - a).mean() for a, b in zip(frames, frames[1:], strict=False)]
+    steps = [np.abs(b.astype(np.int16) - a).mean() for a, b in pairwise(frames)]
     return float(np.mean([step < FROZEN_BELOW for step in steps]))
 
 

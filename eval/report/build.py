@@ -27,7 +27,7 @@ def read_tables(out: Path) -> dict[str, list[Row]]:
 
 
 def build(root: Path, params: EvalParams, line: Sequence[str], sources: Sequence[Row]) -> dict[str, int]:
-    """Write summary.json and report.html to reports/eval; `line`: the training stages behind the model, first to last."""
+    """Write summary.json and report.html to reports/eval; `line`: the stages behind the model, first to last."""
     out = root / "reports" / "eval"
     rows = read_tables(out)
     summary = summarise(rows, params, _about(root, params, line, sources, rows["t2v"]))

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: they print, scale, open from disk and need no script. Colours come from the page's CSS classes."""
+"""Charts as inline SVG: they print, scale, open from disk and need no script. Colours are CSS classes."""
 
 from __future__ import annotations
 

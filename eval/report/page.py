@@ -29,7 +29,7 @@ all.onclick = () => {
 
 
 def render(summary: Row, tables: Mapping[str, Sequence[Row]], stills: Mapping[str, Stills], curves: Curves) -> str:
-    """The page. `stills` by the `file` column of the t2v table; `curves` by training stage: rows of step, loss, heldout."""
+    """The page. `stills` by the `file` column of table t2v; `curves` by stage: rows of step, loss, heldout."""
     title = f"{summary['model']} · evaluation"
     body = [
         _head(summary),
@@ -58,7 +58,8 @@ def _head(summary: Row) -> list[Safe]:
     size, sampling = summary["size"], summary["sampling"]
     what = (
         f"Stage {summary['stage']} ({summary['objective'].replace('_', '-')}), {size['width']}×{size['height']}, "
-        f"{size['frames']} frames at {size['fps']:g} fps; {sampling['steps']} sampling steps, guidance {sampling['guidance']:g}."
+        f"{size['frames']} frames at {size['fps']:g} fps; "
+        f"{sampling['steps']} sampling steps, guidance {sampling['guidance']:g}."
     )
     return [el("h1", f"{summary['model']}: evaluation"), el("p", what, class_="lead")]
 
@@ -183,8 +184,9 @@ def _learning(curves: Curves, heldout: Sequence[Row]) -> list[Safe]:
     cards = [_curve(stage, rows) for stage, rows in curves.items() if rows]
     cards.append(_by_time(heldout))
     note = (
-        "Training loss of each stage behind this model, with the loss on held-out clips at fixed noise and times. Last: the "
-        "evaluated model's held-out loss by noise level, over that of predicting no velocity; below 1 it has learned something there."
+        "Training loss of each stage behind this model, with the loss on held-out clips at fixed noise and times. "
+        "Last: the evaluated model's held-out loss by noise level, over that of predicting no velocity; below 1 it "
+        "has learned something there."
     )
     return [el("h2", "Does it learn"), el("p", note, class_="note"), el("div", cards, class_="pair")]
 
@@ -206,14 +208,15 @@ def _by_time(rows: Sequence[Row]) -> Safe:
     ]
     lines = [Series("this model", [x for x, _ in points], [y for _, y in points], "made")] if points else []
     lines.append(Series("no velocity", times, [1.0] * len(times), "truth", dots=False))
-    return el("div", el("h3", "Held-out loss ratio by noise level"), line_chart(lines, "noise level σ", "loss ratio", height=220),
+    chart = line_chart(lines, "noise level σ", "loss ratio", height=220)
+    return el("div", el("h3", "Held-out loss ratio by noise level"), chart,
               legend(lines), class_="card")  # fmt: skip
 
 
 def _autoencoder(measures: Row) -> list[Safe]:
     note = (
-        "Held-out clips are encoded, noise of the given standard deviation is added to the normalised latents (x' = x + εz, "
-        "as in the paper's Table 7), and they are decoded. Bands are 95 % intervals over clips. "
+        "Held-out clips are encoded, noise of the given standard deviation is added to the normalised latents "
+        "(x' = x + εz, as in the paper's Table 7), and they are decoded. Bands are 95 % intervals over clips. "
         "Same definition as the paper, other clips: the numbers do not compare with its table."
     )
     colour = measures["vae/psnr_mean_colour"]["mean"]
@@ -253,7 +256,8 @@ def _measure(name: str, entry: Row) -> Safe:
         real = _value({**entry["real"], "unit": entry["unit"]})
     unit = entry["unit"] if entry["unit"] not in ("0-1", "0-255", "share") else ""
     seeds = ", ".join(str(seed) for seed in entry["seeds"])
-    return el("tr", what, el("td", _value(entry), f" {unit}" if unit else ""), el("td", real), el("td", range_bars(bars)),
+    mean = el("td", _value(entry), f" {unit}" if unit else "")
+    return el("tr", what, mean, el("td", real), el("td", range_bars(bars)),
               el("td", str(entry["n"]), class_="number"), el("td", seeds))  # fmt: skip
 
 

@@ -53,8 +53,15 @@ def expected_measures(params: EvalParams) -> list[str]:
     ]
 
 
-def _entry(estimate: tuple[float, tuple[float, float] | None], rows: Sequence[Row], cluster: str, unit: str, meaning: str,
-           stand_in: str = "", seeds: Sequence[int] = ()) -> Row:  # fmt: skip
+def _entry(
+    estimate: tuple[float, tuple[float, float] | None],
+    rows: Sequence[Row],
+    cluster: str,
+    unit: str,
+    meaning: str,
+    stand_in: str = "",
+    seeds: Sequence[int] = (),
+) -> Row:
     mean, interval = estimate
     return {
         "mean": mean,
@@ -111,7 +118,7 @@ def _mean(rows: Sequence[Row], value: Any, unit: str, meaning: str, stand_in: st
 
 
 def heldout_measures(rows: Sequence[Row], params: EvalParams) -> dict[str, Row]:
-    """Velocity loss on held-out clips, and its ratio to predicting no velocity; a failed draw counts as twice zero's."""
+    """Velocity loss on held-out clips, and its ratio to that of zero; a failed draw counts as twice zero's."""
     names = [row["clip_id"] for row in rows]
     losses = [row["loss"] if row["status"] == "ok" else 2.0 * row["zero"] for row in rows]
     (above, _), (below, _) = cluster_sums(losses, names), cluster_sums([row["zero"] for row in rows], names)

@@ -10,6 +10,8 @@ from eval.params import EvalParams
 
 Row = dict[str, Any]
 
+CREDIT = "(c) 2008 Blender Foundation, www.bigbuckbunny.org"
+
 
 @pytest.fixture
 def params() -> EvalParams:
@@ -25,9 +27,11 @@ def params() -> EvalParams:
 def _video(prompt: str, kind: str, seed: int | None, motion: float) -> Row:
     return {
         "prompt_id": prompt, "kind": kind, "seed": seed, "prompt": f"a <b>view</b> & sky {prompt}",
-        "file": f"clips/{prompt}-{'real' if seed is None else seed}.mp4", "flow_motion": motion, "flow_estimator": "opencv-dis (stand-in for UniMatch)",
+        "file": f"clips/{prompt}-{'real' if seed is None else seed}.mp4", "flow_motion": motion,
+        "flow_estimator": "opencv-dis (stand-in for UniMatch)",
         "vmaf_motion": 2.0 * motion, "saturation": 90.0, "brightness": 120.0, "overall": 0.5,
-        "aesthetic_scorer": "classical (stand-in for DOVER)", "frozen": 0.1, "black": 0.0, "frames": 17, "height": 64, "width": 96, "fps": 16.0,
+        "aesthetic_scorer": "classical (stand-in for DOVER)", "frozen": 0.1, "black": 0.0, "frames": 17,
+        "height": 64, "width": 96, "fps": 16.0,
         "status": "ok", "reason": None,
     }  # fmt: skip
 
@@ -37,8 +41,8 @@ def tables() -> dict[str, list[Row]]:
     """The rows of the three tables."""
     vae = [
         {
-            "clip_id": clip, "eps": eps, "psnr": 30.0 + i - 20 * eps, "psnr_pooled": 29.0 + i - 20 * eps, "ssim": 0.9 - eps,
-            "psnr_mean_colour": 15.0, "frames": 17, "height": 64, "width": 96, "status": "ok", "reason": None,
+            "clip_id": clip, "eps": eps, "psnr": 30.0 + i - 20 * eps, "psnr_pooled": 29.0 + i - 20 * eps,
+            "ssim": 0.9 - eps, "psnr_mean_colour": 15.0, "frames": 17, "height": 64, "width": 96, "status": "ok", "reason": None,
         }
         for i, clip in enumerate(("aaa", "bbb"))
         for eps in (0.0, 0.2)
@@ -59,6 +63,6 @@ def about() -> Row:
         "model": "sana-video", "stage": "causal", "objective": "chunk_causal", "view": "high",
         "size": {"height": 64, "width": 96, "frames": 17, "fps": 16.0},
         "stand_ins": ["MiniLM (stand-in for Gemma-2-2b-it)"],
-        "sources": [{"source": "film", "licence": "CC BY 3.0", "attribution": "(c) 2008 Blender Foundation, www.bigbuckbunny.org", "videos": 1}],
+        "sources": [{"source": "film", "licence": "CC BY 3.0", "attribution": CREDIT, "videos": 1}],
         "digests": {"models/causal": "0" * 64},
     }  # fmt: skip
