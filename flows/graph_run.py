@@ -58,10 +58,9 @@ class Run:
     def _why(self, result: StageResult) -> str:
         """The reason; for a gate that failed, every failing expectation of its verdict."""
         path = self.verdicts.get(result.stage)
-        if result.outcome == "gate_red" and path is not None and path.is_file():
-            failing = gates.read(path).failures()
-            return "; ".join(failing) or result.reason
-        return result.reason
+        if result.outcome != "gate_red" or path is None or not path.is_file():
+            return result.reason
+        return str(_verdict_row(path)["failing"]) or result.reason
 
 
 def run_graph(name: str, root: Path, targets: Sequence[str] | None, params: Params) -> Run:

@@ -18,7 +18,8 @@ def run_flow(name: str, root: Path, *, worktree: bool, overrides: Sequence[str])
     """
     if name not in NAMES:
         raise ValueError(f"no flow called {name!r}; there are {', '.join(NAMES)}")
-    logging.getLogger("prefect.flow_runs").addFilter(_without_final_states)
+    for kind in ("flow_runs", "task_runs"):
+        logging.getLogger(f"prefect.{kind}").addFilter(_worth_saying)
     flow = getattr(import_module(f"flows.{name}"), name)
     state = flow(root=str(root), worktree=worktree, overrides=tuple(overrides), return_state=True)
     return _code(state), str(state.message or state.name)
@@ -31,6 +32,7 @@ def _code(state: Any) -> int:
     return code if isinstance(code, int) and code else 1
 
 
-def _without_final_states(record: logging.LogRecord) -> bool:
-    """The command prints the flow's last words itself, once."""
-    return "Finished in state" not in record.getMessage()
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """Not what the command says itself in the end, once: how the flow ended and why."""
+    message = record.getMessage()
+    return "Finished in state" not in message and "Task run failed with state" not in message

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,16 +90,18 @@ def prepare_worktree(root: Path, name: str, overrides: Sequence[str]) -> Path:
 def bring_home(root: Path, place: Path, run: Run) -> None:
     """Enter the stages that are done into the checkout's dvc.lock and check their outputs out of the shared cache."""
     log = get_run_logger()
+    done = [name for name, result in run.results.items() if result.done]
+    if not done:
+        return
     differing = [name for name in COUPLING if _bytes(root / name) != _bytes(place / name)]
     if differing:
         log.warning("the results stay in %s: %s of the checkout differs from what ran", place, ", ".join(differing))
         return
-    done = [name for name, result in run.results.items() if result.done]
     before = _bytes(root / "dvc.lock")
     _merge_lock(root, place, done)
     outs = [out for name in done for out in read_graph(root)[name].outs]
     processes = Processes()
-    code, tail = processes.run(["dvc", "checkout", "--quiet", *outs], cwd=root, log=log.info)
+    code, tail = processes.run([sys.executable, "-m", "dvc", "checkout", *outs], cwd=root, log=log.info)
     if code != 0:
         _restore(root / "dvc.lock", before)
         log.warning("the results stay in %s: %s", place, tail[-1] if tail else "dvc checkout failed")
@@ -121,7 +124,7 @@ def _local_config(root: Path) -> str:
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
-        lines = ["[cache]", f"    dir = {repo.cache.local.path}"]
+        lines = ["[cache]", f"    dir = {repo.cache.local_cache_dir}"]
         for name, remote in repo.config["remote"].items():
             url = str(remote["url"])
             if "://" not in url:

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
-STEP = '''
+STEP = """
 import json, os, pathlib, sys, time
 name, out, *sources = sys.argv[1:]
 root = pathlib.Path.cwd()
-orders = json.loads((root / "orders.json").read_text()).get(name, {})
+told = root / "orders.json"
+orders = json.loads(told.read_text()).get(name, {}) if told.exists() else {}
 count = root / "runs" / "count" / name
 count.parent.mkdir(parents=True, exist_ok=True)
 times = int(count.read_text()) + 1 if count.exists() else 1
@@ -37,35 +39,36 @@ target.parent.mkdir(parents=True, exist_ok=True)
 target.write_text(json.dumps(status))
 print("step", name, kind, flush=True)
 sys.exit(code)
-'''
+"""
 
-# a@x, a@y -> b -> gate -> c; d stands alone
+# a@x, a@y -> b -> gate_data -> data_report; d stands alone
 GRAPH = """
 stages:
   a:
     foreach: [x, y]
     do:
-      cmd: python step.py a@${item} out/a-${item}.txt raw.txt
-      deps: [raw.txt]
-      params: [level]
+      cmd: python step.py a@${item} out/a-${item}.txt raw/raw.txt
+      deps: [raw]
+      params: [train.seed]
       outs: ["out/a-${item}.txt"]
   b:
     cmd: python step.py b out/b.txt out/a-x.txt out/a-y.txt
     deps: [out/a-x.txt, out/a-y.txt]
     outs: [out/b.txt]
-  gate:
-    cmd: python step.py gate reports/gates/b.json out/b.txt
+  gate_data:
+    cmd: python step.py gate_data reports/gates/data.json out/b.txt
     deps: [out/b.txt]
-    outs: [reports/gates/b.json]
-  c:
-    cmd: python step.py c out/c.txt out/b.txt
-    deps: [out/b.txt, reports/gates/b.json]
-    outs: [out/c.txt]
+    outs: [reports/gates/data.json]
+  data_report:
+    cmd: python step.py data_report out/report.txt out/b.txt
+    deps: [out/b.txt, reports/gates/data.json]
+    outs: [out/report.txt]
   d:
-    cmd: python step.py d out/d.txt raw.txt
-    deps: [raw.txt]
+    cmd: python step.py d out/d.txt raw/raw.txt
+    deps: [raw]
     outs: [out/d.txt]
 """
+SHIPPED = Path(__file__).resolve().parents[2] / "params.yaml"
 
 
 def git(root: Path, *words: str) -> None:
@@ -80,10 +83,13 @@ def small_project(tmp_path: Path) -> Path:
     root.mkdir()
     (root / "step.py").write_text(textwrap.dedent(STEP))
     (root / "dvc.yaml").write_text(GRAPH)
-    (root / "params.yaml").write_text("level: 1\n")
-    (root / "raw.txt").write_text("raw ")
-    (root / "orders.json").write_text("{}")
-    (root / ".gitignore").write_text("/out/\n/reports/\n/runs/\n/.worktrees/\n/raw.txt\n/orders.json\n")
+    params = yaml.safe_load(SHIPPED.read_text())
+    params["data"]["batches"] = {"raw": {"path": "raw"}}
+    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    (root / "versions.yaml").write_text("a: 1\n")
+    (root / "raw").mkdir()
+    (root / "raw" / "raw.txt").write_text("raw ")
+    (root / ".gitignore").write_text("/out/\n/reports/\n/runs/\n/.worktrees/\n/raw\n/orders.json\n/.prefect/\n")
     git(root, "init", "-q")
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=root, check=True, capture_output=True)
     (root / ".dvc" / "config").write_text("[core]\n    analytics = false\n    autostage = false\n")

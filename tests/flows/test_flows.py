@@ -1,0 +1,168 @@
+"""Flows under a real Prefect (ephemeral server, SQLite) over a small real DVC project."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BIN = Path(sys.executable).parent
+FAILING = "clips: ExpectTableRowCountToBeBetween() min_value 40: observed 3"
+RED = {
+    "boundary": "data",
+    "verdict": "red",
+    "problems": [],
+    "tables": {},
+    "params": "",
+    "context": {},
+    "sections": {
+        "clips": {
+            "rows": 3,
+            "rules": [
+                {
+                    "rule": "ExpectTableRowCountToBeBetween",
+                    "column": None,
+                    "limits": {"min_value": 40},
+                    "severity": "critical",
+                    "ok": False,
+                    "observed": 3,
+                    "unexpected_count": None,
+                    "examples": [],
+                }
+            ],
+        }
+    },
+}
+
+
+def orders(root: Path, **stages: dict[str, Any]) -> None:
+    (root / "orders.json").write_text(json.dumps(stages))
+
+
+@pytest.fixture
+def curate(prefect_home: Path) -> Callable[..., Any]:
+    from flows.curate import curate
+
+    return lambda root, **arguments: curate(root=str(root), return_state=True, **arguments)
+
+
+def test_a_flow_runs_its_part_of_the_graph_then_nothing(small_project: Path, curate: Callable[..., Any]) -> None:
+    state = curate(small_project)
+    assert state.is_completed(), state.message
+    assert "5 ran" in state.message
+    assert not (small_project / "out" / "d.txt").exists()
+    assert "5 cached" in curate(small_project).message
+
+
+def test_a_red_gate_ends_the_flow_with_the_failing_expectation_named(
+    small_project: Path, curate: Callable[..., Any]
+) -> None:
+    from flows.run import _code
+
+    orders(small_project, gate_data={"kind": "gate_red", "reason": "red", "text": json.dumps(RED)})
+    state = curate(small_project)
+    assert state.is_failed()
+    assert FAILING in state.message
+    assert "1 skipped" in state.message
+    assert _code(state) == 3
+
+
+def test_a_missing_batch_folder_is_one_line(small_project: Path, curate: Callable[..., Any]) -> None:
+    from flows.run import _code
+
+    (small_project / "raw").rename(small_project / "elsewhere")
+    state = curate(small_project)
+    assert "data.batches.raw.path: raw is not there" in state.message
+    assert _code(state) == 2
+
+
+def test_overrides_in_the_checkout_are_refused(small_project: Path, curate: Callable[..., Any]) -> None:
+    state = curate(small_project, overrides=("train.seed=2",))
+    assert state.is_failed()
+    assert "--worktree" in state.message
+
+
+def test_a_worktree_works_on_what_is_committed_and_brings_it_home(
+    small_project: Path, curate: Callable[..., Any]
+) -> None:
+    state = curate(small_project, worktree=True)
+    assert state.is_completed(), state.message
+    place = small_project / ".worktrees" / "curate"
+    assert (place / "raw").is_symlink()
+    report = (small_project / "out" / "report.txt").read_text()
+    assert report == (place / "out" / "report.txt").read_text()
+    assert not (small_project / "runs" / "status").exists()  # nothing ran in the checkout
+    assert "5 cached" in curate(small_project).message
+
+    params = small_project / "params.yaml"
+    params.write_text(params.read_text().replace("seed: 1\n", "seed: 3\n"))
+    lock = (small_project / "dvc.lock").read_bytes()
+    assert curate(small_project, worktree=True, overrides=("train.seed=2",)).is_completed()
+    assert (small_project / "dvc.lock").read_bytes() == lock  # the checkout asks for something else
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_every_process(small_project: Path) -> None:
+    orders(small_project, **{"a@x": {"sleep": 120}})
+    command = [str(BIN / "sana-video"), "flow", "run", "curate"]
+    running = subprocess.Popen(command, cwd=small_project, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    pid = small_project / "runs" / "pid"
+    wait_for(pid.exists, 90)
+    running.send_signal(signal.SIGINT)
+    running.wait(60)
+    assert running.returncode != 0
+    wait_for(lambda: not alive(int(pid.read_text())), 20)
+
+
+@pytest.mark.slow
+def test_a_scheduled_run_fires(small_project: Path, tmp_path: Path) -> None:
+    """The very deployment that `flow serve` makes, with an interval of seconds in the place of its cron line."""
+    code = (
+        "import sys, datetime, pathlib\n"
+        "from prefect import serve\n"
+        "from prefect.schedules import Interval\n"
+        "from flows.curate import curate\n"
+        "from flows.serve import deployment, server\n"
+        "root = pathlib.Path(sys.argv[1])\n"
+        "with server(root):\n"
+        "    serve(deployment(curate, root, Interval(datetime.timedelta(seconds=5))), limit=1)\n"
+    )
+    environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect"), "DO_NOT_TRACK": "true"}
+    environment["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+    with (tmp_path / "said").open("w") as said:
+        running = subprocess.Popen(
+            [sys.executable, "-c", code, str(small_project)], env=environment, stdout=said, stderr=said, cwd=tmp_path
+        )
+    try:
+        wait_for((small_project / "out" / "report.txt").exists, 240)
+    finally:
+        running.send_signal(signal.SIGINT)
+        try:
+            running.wait(60)
+        except subprocess.TimeoutExpired:
+            running.kill()
+        print((tmp_path / "said").read_text()[-4000:])
+    assert (small_project / ".worktrees" / "curate" / "out" / "report.txt").exists()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
