@@ -17,9 +17,14 @@ from eval.report.pictures import Stills
 Row = dict[str, Any]
 Curves = Mapping[str, Sequence[Row]]
 
+SHOWN_UNITS = ("px", "dB", "levels")
 MOST_PROMPTS = 24  # shown with videos; the others are in the tables
 PLAY = """
 const films = [...document.querySelectorAll('video')], all = document.getElementById('play');
+films.forEach(film => {
+  film.removeAttribute('controls');
+  film.onclick = () => film.paused ? film.play() : film.pause();
+});
 all.onclick = () => {
   const start = films.every(film => film.paused);
   films.forEach(film => { film.currentTime = 0; start ? film.play() : film.pause(); });
@@ -77,10 +82,12 @@ def _verdict(summary: Row) -> Safe:
 
 
 def number(value: float, unit: str = "") -> str:
-    """Three significant digits, two decimals for decibels, with the unit that a reader expects behind it."""
+    """Three significant digits, at most three decimals; two decimals for decibels."""
     if unit == "dB":
         return f"{value:.2f}"
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.3g}" if abs(value) >= 0.1 else f"{value:.3f}".rstrip("0").rstrip(".")
 
 
 def _interval(entry: Row) -> str:
@@ -138,7 +145,8 @@ def _grid(rows: Sequence[Row], stills: Mapping[str, Stills]) -> list[Safe]:
     shown = [_prompt([row for row in rows if row["prompt_id"] == name], stills) for name in prompts[:MOST_PROMPTS]]
     note = (
         f"{len(shown)} of {len(prompts)} held-out captions, each with the real clip it describes. "
-        "Below each clip, six of its frames from first to last."
+        "Below each clip, four of its frames, first to last. "
+        "Click a clip to play it."
     )
     button = el("button", "Play all", id="play", type="button")
     return [el("h2", "What it makes, beside what is real"), el("p", note, class_="note"), button, *shown]
@@ -254,17 +262,16 @@ def _measure(name: str, entry: Row) -> Safe:
     if "real" in entry:
         bars.append(("truth", entry["real"]["mean"], entry["real"]["ci95"]))
         real = _value({**entry["real"], "unit": entry["unit"]})
-    unit = entry["unit"] if entry["unit"] not in ("0-1", "0-255", "share") else ""
     seeds = ", ".join(str(seed) for seed in entry["seeds"])
-    mean = el("td", _value(entry), f" {unit}" if unit else "")
-    return el("tr", what, mean, el("td", real), el("td", range_bars(bars)),
-              el("td", str(entry["n"]), class_="number"), el("td", seeds))  # fmt: skip
+    values = [el("td", value, class_="value") for value in (_value(entry), real)]
+    counts = [el("td", str(entry["n"]), class_="number"), el("td", seeds)]
+    return el("tr", what, values, el("td", range_bars(bars)), counts)
 
 
 def _value(entry: Row) -> list[Safe]:
     interval = [number(end, entry["unit"]) for end in entry["ci95"] or ()]
     return [
-        Safe(number(entry["mean"], entry["unit"])),
+        el("span", number(entry["mean"], entry["unit"]), f" {entry['unit']}" if entry["unit"] in SHOWN_UNITS else ""),
         el("span", " to ".join(interval) or "no interval", class_="sub"),
     ]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sana_video.video.io import iter_frames
 
-SHEET_FRAMES, SHEET_WIDTH, POSTER_WIDTH, QUALITY = 6, 720, 480, 82
+SHEET_FRAMES, SHEET_WIDTH, POSTER_WIDTH, QUALITY = 4, 720, 480, 82
 
 Pixels = NDArray[np.uint8]
 

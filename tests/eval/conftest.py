@@ -42,7 +42,8 @@ def tables() -> dict[str, list[Row]]:
     vae = [
         {
             "clip_id": clip, "eps": eps, "psnr": 30.0 + i - 20 * eps, "psnr_pooled": 29.0 + i - 20 * eps,
-            "ssim": 0.9 - eps, "psnr_mean_colour": 15.0, "frames": 17, "height": 64, "width": 96, "status": "ok", "reason": None,
+            "ssim": 0.9 - eps, "psnr_mean_colour": 15.0, "frames": 17, "height": 64, "width": 96,
+            "status": "ok", "reason": None,
         }
         for i, clip in enumerate(("aaa", "bbb"))
         for eps in (0.0, 0.2)

@@ -177,8 +177,14 @@ def test_the_bars(summary: Row) -> None:
 
 @pytest.mark.parametrize(
     ("name", "mean"),
-    [("heldout/ratio", 0.81), ("vae/psnr_gain", 2.9), ("t2v/frozen", 0.6), ("t2v/frozen", None), ("heldout/ratio", float("nan"))],
-)  # fmt: skip
+    [
+        ("heldout/ratio", 0.81),
+        ("heldout/ratio", float("nan")),
+        ("vae/psnr_gain", 2.9),
+        ("t2v/frozen", 0.6),
+        ("t2v/frozen", None),
+    ],
+)
 def test_below_a_bar_is_red(summary: Row, name: str, mean: float | None) -> None:
     summary["measures"][name]["mean"] = mean
     assert judged(bar_sections(summary, BARS)).verdict == "red"

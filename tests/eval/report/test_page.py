@@ -29,14 +29,10 @@ class Balanced(HTMLParser):
         self.words: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in VOID or tag == "circle":
+        if tag not in VOID:
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        if tag == "circle" and self.open[-1] != "circle":
-            return
-        while self.open and self.open[-1] == "circle" and tag != "circle":
-            self.open.pop()
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
