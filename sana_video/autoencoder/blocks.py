@@ -1,4 +1,4 @@
-"""The parts of DCAE-V: space and time folded into channels, shortcuts without weights, convolutions over chunks."""
+"""The parts of DCAE-V: space and time folded into channels, shortcuts, convolutions over chunks."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -31,46 +31,28 @@ def match_channels(x: Tensor, channels: int) -> Tensor:
     return x.repeat_interleave(channels // x.shape[1], dim=1)
 
 
-def cosine_basis(channels: int, stride: Stride) -> Tensor:
-    """(channels, 3·t·h·w) orthonormal rows: the lowest frequencies of a block of pixels, luma before chroma.
+class LinearShortcut(nn.Module):
+    """Blocks of pixels to latents and back by two learned matrices, each block on its own.
 
-    Row i times `fold(pixels, stride)` is one coefficient of the discrete cosine transform (II) over colour, time,
-    height and width. The order is by variance to be expected of film: it falls with the squared frequency, faster for
-    chroma (by 4) and along time (by 16: most of a film hardly moves within four frames).
+    The best pair is the principal subspace of the blocks, which a few hundred steps find where convolutions from random
+    weights don't; beside it, encoder and decoder start at zero and learn what no linear map can. Both matrices start as
+    the same random orthonormal rows, scaled so that latents have the size of pixels.
     """
-    colours = F.normalize(torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]]))
-    frequency = torch.cartesian_prod(*(torch.arange(n) for n in (3, *stride)))
-    cost = (1 + frequency[:, 1:].square() @ torch.tensor([16, 1, 1])) * torch.where(frequency[:, 0] > 0, 4, 1)
-    kept = frequency[cost.argsort(stable=True)[:channels]]
-    factors = [colours, *(_cosines(n) for n in stride)]
-    waves = [factor[kept[:, axis]] for axis, factor in enumerate(factors)]
-    return torch.einsum("kc,kt,kh,kw->kcthw", *waves).flatten(1)
-
-
-def _cosines(n: int) -> Tensor:
-    """(n, n) orthonormal cosines, one frequency a row."""
-    return F.normalize(torch.cos(math.pi / n * torch.arange(n)[:, None] * (torch.arange(n) + 0.5)))
-
-
-class CosineShortcut(nn.Module):
-    """Pixels to the lowest cosine coefficients and back: fixed, linear, no weights, each block of pixels on its own.
-
-    Scaled so that the first coefficient is the block's mean luma (times the root of 3) whatever the block's size.
-    Beside it, encoder and decoder start at zero and learn what the transform leaves out.
-    """
-
-    basis: Tensor
 
     def __init__(self, channels: int, stride: Stride) -> None:
         super().__init__()
-        self.stride, self.scale = stride, math.sqrt(math.prod(stride))
-        self.register_buffer("basis", cosine_basis(channels, stride), persistent=False)
+        self.stride = stride
+        values = 3 * math.prod(stride)
+        rows = torch.linalg.qr(torch.randn(values, channels))[0].T
+        self.scale = math.sqrt(math.prod(stride))
+        self.analysis = nn.Parameter(rows.clone())
+        self.synthesis = nn.Parameter(rows.clone())
 
     def analyse(self, pixels: Tensor) -> Tensor:
-        return torch.einsum("kc,bcthw->bkthw", self.basis / self.scale, fold(pixels, self.stride))
+        return torch.einsum("kc,bcthw->bkthw", self.analysis / self.scale, fold(pixels, self.stride))
 
     def synthesise(self, latents: Tensor) -> Tensor:
-        return unfold(torch.einsum("kc,bkthw->bcthw", self.basis * self.scale, latents), self.stride)
+        return unfold(torch.einsum("kc,bkthw->bcthw", self.synthesis * self.scale, latents), self.stride)
 
 
 class ChunkConv(nn.Conv3d):

@@ -30,8 +30,8 @@ from sana_video import weights
 from sana_video.autoencoder.blocks import (
     ChannelNorm,
     ChunkConv,
-    CosineShortcut,
     Down,
+    LinearShortcut,
     Memory,
     Residual,
     Stride,
@@ -59,7 +59,7 @@ class DcaeVConfig(BaseModel):
     widths: tuple[int, ...]
     depths: tuple[int, ...]
     strides: tuple[Stride, ...]
-    cosine_shortcut: bool  # a cosine transform from pixels to latents and back beside the whole network
+    linear_shortcut: bool  # a learned linear map from pixels to latents and back beside the whole network
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -88,10 +88,10 @@ PRESETS = {
         widths=(256, 512, 512, 1024, 1024, 1024),
         depths=(5, 10, 4, 4, 4, 4),
         strides=((1, 2, 2), (1, 2, 2), (1, 2, 2), (1, 2, 2), (4, 1, 1)),
-        cosine_shortcut=False,
+        linear_shortcut=False,
     ),
     # F16T4C16 for two CPU cores: time and 4x4 pixels are folded at once, so that no convolution sees more than 1/64 of
-    # the positions, and the cosine shortcut is there because a few hundred steps don't find a basis as good.
+    # the positions, and a linear map carries what a few hundred steps can learn.
     "small": DcaeVConfig(
         latent_channels=16,
         chunk=2,
@@ -99,7 +99,7 @@ PRESETS = {
         widths=(32, 64, 64),
         depths=(1, 1, 1),
         strides=((1, 2, 2), (1, 2, 2)),
-        cosine_shortcut=True,
+        linear_shortcut=True,
     ),
 }
 
@@ -124,7 +124,7 @@ class Encoder(nn.Module):
         for layer in self.layers:
             x = layer(x, memory)
         latents: Tensor = self.head(x, memory)
-        return latents if self.config.cosine_shortcut else latents + match_channels(x, self.config.latent_channels)
+        return latents if self.config.linear_shortcut else latents + match_channels(x, self.config.latent_channels)
 
 
 class Decoder(nn.Module):
@@ -160,8 +160,8 @@ class DcaeV(nn.Module):
         super().__init__()
         self.config = config
         self.encoder, self.decoder = Encoder(config), Decoder(config)
-        self.shortcut = CosineShortcut(config.latent_channels, config.stride) if config.cosine_shortcut else None
-        if config.cosine_shortcut:
+        self.shortcut = LinearShortcut(config.latent_channels, config.stride) if config.linear_shortcut else None
+        if config.linear_shortcut:
             for head in (self.encoder.head, self.decoder.head):
                 nn.init.zeros_(head.weight)
                 nn.init.zeros_(head.bias)  # type: ignore[arg-type]

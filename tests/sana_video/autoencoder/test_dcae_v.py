@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sana_video.autoencoder import AutoencoderParams, load_autoencoder
-from sana_video.autoencoder.blocks import ChunkConv, CosineShortcut, cosine_basis, fold, regroup, unfold
+from sana_video.autoencoder.blocks import ChunkConv, LinearShortcut, fold, regroup, unfold
 from sana_video.autoencoder.dcae_v import PRESETS, DcaeV, DcaeVConfig, reconstruction_loss
 
 EXACT = {"atol": 2e-5, "rtol": 1e-5}  # fp32; the order of sums differs between kernels
@@ -26,7 +26,7 @@ def _awake(config: DcaeVConfig) -> DcaeV:
     return model.eval()
 
 
-# The published shape (time folded last, no cosine shortcut) in miniature, and the small preset itself.
+# The published shape (time folded last, no linear shortcut) in miniature, and the small preset itself.
 LATE_TIME = DcaeVConfig(
     latent_channels=8,
     chunk=2,
@@ -34,7 +34,7 @@ LATE_TIME = DcaeVConfig(
     widths=(16, 16, 32),
     depths=(1, 1, 1),
     strides=((1, 2, 2), (4, 1, 1)),
-    cosine_shortcut=False,
+    linear_shortcut=False,
 )
 
 
@@ -145,17 +145,14 @@ def test_fold_and_unfold_are_inverse() -> None:
     assert torch.equal(unfold(fold(x, (2, 4, 3)), (2, 4, 3)), x)
 
 
-def test_cosine_basis_is_orthonormal_and_begins_with_the_mean() -> None:
-    basis = cosine_basis(16, (4, 16, 16))
-    torch.testing.assert_close(basis @ basis.T, torch.eye(16), atol=1e-5, rtol=0)
-    shortcut = CosineShortcut(16, (4, 16, 16))
-    grey = torch.full((1, 3, 4, 16, 16), 0.5)
-    coefficients = shortcut.analyse(grey).flatten()
-    assert coefficients[0] == pytest.approx(0.5 * 3**0.5, abs=1e-5) and coefficients[1:].abs().max() < 1e-5
-    torch.testing.assert_close(shortcut.synthesise(shortcut.analyse(grey)), grey, atol=1e-5, rtol=0)
+def test_linear_shortcut_inverts_what_lies_in_its_rows() -> None:
+    torch.manual_seed(0)
+    shortcut = LinearShortcut(16, (4, 16, 16))
+    latents = torch.randn(1, 16, 2, 1, 3)
+    torch.testing.assert_close(shortcut.analyse(shortcut.synthesise(latents)), latents, atol=1e-5, rtol=0)
 
 
-def test_small_starts_as_the_cosine_transform_and_training_improves_it() -> None:
+def test_small_starts_as_its_linear_shortcut_and_training_improves_it() -> None:
     torch.manual_seed(0)
     model = DcaeV(PRESETS["small"])
     axis = torch.linspace(0, 12, 32)
