@@ -1,0 +1,126 @@
+"""The release folder: what it holds, that its bytes follow from its inputs, what refuses it, and that it samples."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from data_pipeline import tables
+from flows import params as parameters
+from flows.cli import app
+from flows.package import package
+from infra import gates, registry
+from infra.storage import digest
+
+ROOT = Path(__file__).resolve().parents[2]
+ATTRIBUTION = "(c) 2008 Blender Foundation, www.bigbuckbunny.org"
+SUMMARY = {
+    "objective": "bidirectional",
+    "steps": 3,
+    "fingerprint": "f",
+    "heldout_start": 2.0,
+    "heldout_end": 1.0,
+    "stand_ins": ["MiniLM (stand-in for Gemma-2-2b-it)"],
+}
+
+
+def verdict(root: Path, boundary: str, colour: str = "green") -> None:
+    covered = {"reports/eval": digest(root / "reports" / "eval")} if boundary in ("eval", "release") else {}
+    gates.write(gates.Verdict(boundary, colour, covered, {}, {}, ""), root / "reports" / "gates" / f"{boundary}.json")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose training and evaluation are done, with weights at random initialisation."""
+    from sana_video.autoencoder.dcae_v import PRESETS, DcaeV
+    from sana_video.config import SanaVideoConfig
+    from sana_video.model import SanaVideo
+
+    root = tmp_path_factory.mktemp("made")
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, root / name)
+    (root / "LICENSE").write_text("Apache License\n")
+    params = parameters.load(root / "params.yaml")
+    for name in params.train.stages:
+        model: Any = DcaeV(PRESETS["small"]) if name == "autoencoder" else SanaVideo(SanaVideoConfig.preset("tiny"))
+        model.save_pretrained(root / "models" / name)
+        (root / "models" / name / "summary.json").write_text(json.dumps({"stage": name, **SUMMARY}))
+    evaluation = root / "reports" / "eval"
+    evaluation.mkdir(parents=True)
+    measure = {"mean": 1.5, "ci95": [1.0, 2.0], "n": 8, "unit": "px", "stand_in": "dis (stand-in for UniMatch)"}
+    measures = {"t2v/flow_motion": {**measure, "real": {"mean": 3.4, "ci95": None, "n": 4}}}
+    (evaluation / "summary.json").write_text(json.dumps({"measures": measures}))
+    (evaluation / "report.html").write_text("<html></html>")
+    for batch in params.data.batches:
+        row = dict.fromkeys(tables.VIDEOS.names) | {"uri": f"{batch}.mp4", "batch": batch, "video_id": batch}
+        row |= {"source": "big-buck-bunny", "licence": "CC BY 3.0", "attribution": ATTRIBUTION}
+        tables.write("videos", [row], root / "data" / "videos" / f"{batch}.parquet")
+    for boundary in sorted(parameters.verdicts(params)):
+        verdict(root, boundary)
+    return root
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "project"))
+
+
+def pack(root: Path) -> str:
+    package(root, parameters.load(root / "params.yaml"))
+    return registry.verify_bundle(root / "release")
+
+
+def test_the_folder_is_whole_and_its_bytes_repeat(project: Path) -> None:
+    first = pack(project)
+    assert pack(project) == first
+    release = project / "release"
+    card = (release / "README.md").read_text()
+    assert card.startswith("---\nlicense: apache-2.0\n")
+    assert ATTRIBUTION in card
+    assert "MiniLM (stand-in for Gemma-2-2b-it)" in card
+    lineage = json.loads((release / "lineage.json").read_text())
+    assert [stage["stage"] for stage in lineage["training"]] == ["autoencoder", "t2i", "t2v_low", "t2v_high", "causal"]
+    assert {p.stem for p in (release / "gates").iterdir()} >= {"data", "release", "train-causal", "shards-high"}
+    assert json.loads((release / "sampling.json").read_text())["motion_score"] == 3
+
+
+def test_a_red_or_stale_verdict_refuses(project: Path) -> None:
+    verdict(project, "release", "red")
+    with pytest.raises(gates.GateRed):
+        pack(project)
+    verdict(project, "release")
+    (project / "reports" / "eval" / "report.html").write_text("changed since")
+    with pytest.raises(gates.GateRed, match="stale"):
+        pack(project)
+    assert not (project / "release").exists()
+
+
+def test_a_missing_part_is_named_and_leaves_nothing(project: Path) -> None:
+    (project / "models" / "causal" / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"causal/model\.safetensors"):
+        pack(project)
+    assert not (project / "release").exists()
+
+
+def test_the_folder_samples_a_film_that_says_what_it_is(project: Path, tmp_path: Path) -> None:
+    from sana_video.video.io import read_metadata
+
+    pack(project)
+    out = tmp_path / "out.mp4"
+    words = ["--root", str(project), "sample", "--model", str(project / "release"), "--prompt", "a meadow"]
+    words += ["--frames", "9", "--size", "32x48", "--steps", "1", "--seed", "3", "--json"]
+    result = CliRunner().invoke(app, [*words, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    about = json.loads(read_metadata(out)["comment"])
+    assert (about["prompt"], about["seed"], about["frames"]) == ("a meadow", 3, 9)
+    assert ATTRIBUTION in read_metadata(out)["copyright"]
+    odd = CliRunner().invoke(app, [*words, "--frames", "8", "--out", str(out)])
+    assert odd.exit_code == 2, odd.output
+    picture = CliRunner().invoke(app, [*words, "--frames", "1", "--out", str(tmp_path / "out.png")])
+    assert picture.exit_code == 0, picture.output
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
