@@ -27,6 +27,9 @@ Outcome = Literal["ran", "cached", "gate_red", "gate_broken", "user", "transient
 DONE: frozenset[str] = frozenset({"ran", "cached"})
 EXIT_CODES: dict[str, int] = {"user": 2, "gate_red": 3, "gate_broken": 4}
 
+# what DVC tells a person at a keyboard after each stage
+_ADVICE = ("To track the changes", "git add", "To enable auto staging", "dvc config core.autostage", "Use `dvc push`")
+
 Log = Callable[[str], None]
 
 
@@ -199,7 +202,9 @@ def _repro(root: Path, name: str, processes: Processes, log: Log) -> StageResult
     status.unlink(missing_ok=True)
     command = [*_dvc(), "--wait-for-lock", "repro", "-s", name]
     try:
-        code, tail = processes.run(command, cwd=root, log=log)
+        code, tail = processes.run(
+            command, cwd=root, log=lambda line: None if line.strip().startswith(_ADVICE) else log(line)
+        )
     except InterruptedError as stopped:
         return StageResult(name, "crashed", reason=str(stopped))
     return _classify(name, code, _read_status(status), tail)

@@ -95,14 +95,14 @@ def test_a_change_runs_what_it_reaches_and_equal_bytes_stop_the_wave(small_proje
 def test_going_back_restores_from_the_cache_and_all_below_follows(small_project: Path) -> None:
     """The old outputs come from DVC's run cache; a stage below that was clean before must not be taken for current."""
     raw = small_project / "raw" / "raw.txt"
-    go(small_project)
-    first = (small_project / "out" / "report.txt").read_text()
+    go(small_project, "b")
+    first = (small_project / "out" / "b.txt").read_text()
     raw.write_text("other ")
-    go(small_project)
-    assert (small_project / "out" / "report.txt").read_text() != first
+    go(small_project, "b")
+    assert (small_project / "out" / "b.txt").read_text() != first
     raw.write_text("raw ")
-    assert set(outcomes(go(small_project)).values()) == {"cached"}
-    assert (small_project / "out" / "report.txt").read_text() == first
+    assert set(outcomes(go(small_project, "b")).values()) == {"cached"}
+    assert (small_project / "out" / "b.txt").read_text() == first
 
 
 def test_a_red_gate_stops_what_stands_below_and_nothing_else(small_project: Path) -> None:
@@ -117,12 +117,14 @@ def test_a_red_gate_stops_what_stands_below_and_nothing_else(small_project: Path
     assert outcomes(go(small_project))["data_report"] == "ran"
 
 
-@pytest.mark.parametrize(("kind", "code"), [("gate_broken", 4), ("user", 2), ("failed", 1)])
-def test_kinds_and_exit_codes(small_project: Path, kind: str, code: int) -> None:
-    orders(small_project, d={"kind": kind, "reason": "because"})
-    results = go(small_project, "d")
-    assert (results["d"].outcome, results["d"].reason) == (kind, "because")
-    assert bridge.exit_code(results.values()) == code
+def test_kinds_are_the_stages_own_and_the_first_failure_gives_the_exit_code(small_project: Path) -> None:
+    kinds = {"a@x": "gate_broken", "a@y": "user", "d": "failed"}
+    orders(small_project, **{name: {"kind": kind, "reason": "because"} for name, kind in kinds.items()})
+    results = go(small_project, "a", "d")
+    assert outcomes(results) == kinds
+    assert {result.reason for result in results.values()} == {"because"}
+    codes = [bridge.exit_code([results[name]]) for name in ("a@x", "a@y", "d")]
+    assert codes == [4, 2, 1]
 
 
 def test_only_what_is_transient_is_tried_again(small_project: Path) -> None:
