@@ -21,13 +21,13 @@ PACKAGES = ("sana_video", "data_pipeline", "eval", "infra", "flows")
 # Leaves that may change without changing what any stage computes, each with the code that reads it.
 OPERATIONAL = {
     "data.score.workers": "data_pipeline/score.py",
-    "train.launch.processes": "flows/cli.py",
+    "train.launch.processes": "flows/training.py",
     "train.checkpoint_every": "sana_video/train/loop.py",
     "train.keep_checkpoints": "sana_video/train/loop.py",
     "release.name": "flows/package.py",
     "tracking.uri": "infra/tracking.py",
     "tracking.experiment": "infra/tracking.py",
-    "flow.parallel": "flows/bridge.py",
+    "flow.parallel": "flows/graph_run.py",
     "flow.retries": "flows/bridge.py",
     "flow.retry_seconds": "flows/bridge.py",
     "flow.schedules.curate": "flows/serve.py",
