@@ -24,6 +24,7 @@ from sana_video.data.shards import ShardWriter
 from sana_video.text import with_motion
 from sana_video.video.io import decode_spans
 
+SHARDS_VERSION = 1  # of what a sample holds; equal to `shards` in versions.yaml
 CLIPS_AT_ONCE = 8  # through the autoencoder
 
 Row = dict[str, Any]

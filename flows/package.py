@@ -95,7 +95,7 @@ def _weights(release: Release, folder: Path) -> None:
     for name in ("model.safetensors", "config.json"):
         _copy(root / "models" / params.eval.stage / name, folder / name)
         _copy(root / params.eval.autoencoder / name, folder / "autoencoder" / name)
-    _write_json(folder / "text.json", params.text.model_dump(mode="json"))
+    _write_json(folder / "text.json", params.text.model_dump(mode="json", exclude={"folder"}))
     _write_json(folder / "sampling.json", _sampling(release).model_dump(mode="json"))
 
 

@@ -1,8 +1,8 @@
 """`train run`: open the gates, start as many processes as params.yaml asks for, and train one stage.
 
 The stage (lock, status, exit code) is the process that was asked for it. With `train.launch.processes` above one it
-starts torchrun over this same command and waits; the ranks do the work. Ranks import neither Prefect nor DVC, and
-MLflow only where a curve is written, which the loop does on process 0 alone.
+starts `accelerate launch` over this command and waits; the ranks do the work. Ranks import neither Prefect nor DVC,
+and MLflow only where a curve is written, which the loop does on process 0 alone.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from flows.params import Params
 from flows.processes import Processes
 from infra import gates
 from infra.stage import Progress, run
+from infra.storage import atomic_write
 
 if TYPE_CHECKING:
     from infra.tracking import RunLog
@@ -25,6 +26,19 @@ if TYPE_CHECKING:
     from sana_video.train.loop import Paths
     from sana_video.train.objectives import Text
 
+# accelerate's name for one process per device is --multi_gpu; where there is no GPU the same launcher starts CPU ranks.
+# Precision and sharding are the stage's own (sana_video/train/parallelize.py); port 0 takes a free one.
+ONE_HOST = (
+    "--multi_gpu",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+    "--dynamo_backend",
+    "no",
+    "--main_process_port",
+    "0",
+)
 GRACE_SECONDS = 60.0  # between SIGTERM and SIGKILL of the ranks: one step and one checkpoint
 
 
@@ -41,6 +55,7 @@ def train_stage(name: str, params: Params, root: Path, arguments: list[str]) -> 
             train_here(name, params, root, progress)
         else:
             _launch(params.train.launch.processes, arguments, root)
+        _show_curve(name, root)
         return _counters(root / "models" / name, params.train.launch.processes)
 
     return run(f"train@{name}", work, root=root)
@@ -114,8 +129,8 @@ class _Curves:
 
 def _launch(processes: int, arguments: list[str], root: Path) -> None:
     """Start the ranks and wait for all of them. RuntimeError with the last thing they said when one fails."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [*torchrun, "-m", "flows.cli", *arguments, "--launched"]
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", *ONE_HOST, "--num_processes", str(processes)]
+    command = [*accelerate, "--module", "flows.cli", *arguments, "--launched"]
     code, tail = Processes(GRACE_SECONDS).run(command, cwd=root, log=lambda line: print(line, file=sys.stderr))
     if code != 0:
         told = next((line for line in reversed(tail) if "Error" in line), tail[-1] if tail else "no output")
@@ -136,6 +151,11 @@ def _stand_ins(stage: StageParams, params: Params) -> list[str]:
         return []
     name = load_text_encoder(params.text).name
     return [name] if "stand-in" in name else []
+
+
+def _show_curve(name: str, root: Path) -> None:
+    """The curve as an output of its own, where `dvc plots` looks for it."""
+    atomic_write(root / "reports" / "train" / f"{name}.csv", (root / "models" / name / "curve.csv").read_bytes())
 
 
 def _counters(folder: Path, processes: int) -> dict[str, float | int | str]:

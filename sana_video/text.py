@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +44,13 @@ class TextParams(BaseModel):
 
     encoder: Literal["minilm", "gemma-2-2b-it"]
     tokens: int = Field(ge=2, le=512)
+    folder: str | None = None  # of Gemma's weights; MiniLM brings its own
+
+    @model_validator(mode="after")
+    def _folder_fits(self) -> Self:
+        if (self.folder is not None) and self.encoder == "minilm":
+            raise ValueError(f"folder {self.folder} has no use: minilm brings its own weights")
+        return self
 
 
 class TextEncoder(Protocol):
@@ -112,15 +119,16 @@ class GemmaTextEncoder:
 
 
 def load_text_encoder(params: TextParams, folder: Path | None = None) -> TextEncoder:
-    """The encoder that `params` name; Gemma's weights lie in `folder`, MiniLM brings its own.
+    """The encoder that `params` name; Gemma's weights lie in `folder`, or `params.folder`; MiniLM brings its own.
 
     Raises ValueError if Gemma is asked for without a folder, FileNotFoundError if the folder is not one.
     """
     if params.encoder == "minilm":
         return MiniLmTextEncoder(params.tokens)
-    if folder is None:
-        raise ValueError("text.encoder gemma-2-2b-it needs a folder with its weights; text.encoder minilm needs none")
-    return GemmaTextEncoder(folder, params.tokens)
+    given = folder or (Path(params.folder) if params.folder else None)
+    if given is None:
+        raise ValueError("text.encoder gemma-2-2b-it needs text.folder, where its weights are; minilm needs none")
+    return GemmaTextEncoder(given, params.tokens)
 
 
 def _load(folder: Path) -> tuple[Any, Any]:

@@ -93,7 +93,7 @@ class LaunchParams(_Section):
 class TrainGateParams(_Section):
     """What the gate after a stage asks of its summary."""
 
-    autoencoder_gain_db: float = Field(default=3.0, ge=0)  # over each clip's mean colour, held out
+    autoencoder_gain_db: float = Field(default=3.0, ge=-100)  # over each clip's mean colour, held out
     scratch_improvement: float = Field(default=0.20, ge=0, lt=1)  # fraction of the held-out loss at the start
     later_tolerance: float = Field(default=0.0, ge=0)  # fraction by which a later stage may end above its start
 

@@ -149,14 +149,14 @@ def test_versions_file_equals_the_code() -> None:
     from data_pipeline.caption import CAPTION_VERSION
     from data_pipeline.curate import CURATE_VERSION
     from data_pipeline.dedup import DEDUP_VERSION
+    from data_pipeline.encode import SHARDS_VERSION
     from data_pipeline.ingest import INGEST_VERSION
     from data_pipeline.score import MEASURE_VERSIONS
     from data_pipeline.split import SPLIT_VERSION
     from eval.suite import EVAL_VERSION
     from flows.package import RELEASE_VERSION
     from infra.gates import GATES_VERSION
-    from sana_video.data.shards import SHARDS_VERSION
-    from sana_video.train.loop import TRAIN_VERSION
+    from sana_video.train.config import VERSION as TRAIN_VERSION
 
     assert yaml.safe_load((ROOT / "versions.yaml").read_text()) == {
         "ingest": INGEST_VERSION,

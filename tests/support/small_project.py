@@ -104,7 +104,7 @@ def shrink(params: dict[str, Any]) -> None:
         "t2i": {**stages["t2i"], "steps": 30, "batch": 8, "warmup": 5},
         "causal": {**stages["causal"], "init": "models/t2i", "after": "train-t2i", "steps": 4, "batch": 2, "warmup": 1},
     }
-    train["gate"] = {"autoencoder_gain_db": -20.0, "scratch_improvement": 0.02, "later_tolerance": 1.0}
+    train["gate"] = {"autoencoder_gain_db": -60.0, "scratch_improvement": 0.02, "later_tolerance": 1.0}
     params["eval"] |= {"prompts": 1, "seeds_per_prompt": 1, "steps": 3}
     params["eval"]["gate"] |= {"min_videos": 1}
     params["release"]["bars"] |= {"heldout_ratio": 5.0, "psnr_gain_db": -30.0, "max_frozen": 1.0}
