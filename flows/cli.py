@@ -150,10 +150,11 @@ def release_package(context: typer.Context) -> None:
 @release_app.command("register")
 def release_register(context: typer.Context) -> None:
     """Register release/ as the next version and as candidate; the same bundle twice changes nothing."""
-    from infra import gates, registry
+    from flows.package import require_same_gate
+    from infra import registry
 
     params, root = _params(context), _app(context).root
-    gates.require(root / "reports" / "gates" / "release.json", tables={"reports/eval": root / "reports" / "eval"})
+    require_same_gate(root)
     version, new = registry.register(root, root / "release", params.release.name)
     typer.echo(f"{version.name}@{version.version} {'registered as candidate' if new else 'was registered already'}")
 

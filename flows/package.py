@@ -18,13 +18,17 @@ import yaml
 
 from data_pipeline import tables
 from flows.params import Params
+from flows.training import judged
 from infra import gates
 from infra.registry import write_manifest
 from infra.storage import atomic_dir, digest
 from sana_video.config import SamplingDefaults
+from sana_video.text import MiniLmTextEncoder
 
 RELEASE_VERSION = 1
 GATES = ("data", "shards-pixels", "eval", "release")  # with those of the views and stages, which params.yaml names
+SMALL_AUTOENCODER = "small DCAE-V, the demo's own autoencoder (stand-in for DCAE-V f32t4c32)"
+_TABLES_READ = ("videos", "scores", "captions")
 PROMPTS = (
     "a wide shot of a green meadow under a bright sky, camera still",
     "a close-up of an animal with fur looking around, slow motion",
@@ -42,22 +46,16 @@ class Release:
     summary: Mapping[str, Any]
     training: Sequence[Mapping[str, Any]]  # summaries from the first stage of the line to the released one
     sources: Sequence[tuple[str, str, str]]  # source, licence, attribution
-
-    @property
-    def stand_ins(self) -> list[str]:
-        named = {name for stage in self.training for name in stage["stand_ins"]}
-        return sorted(named | {m["stand_in"] for m in self.summary["measures"].values() if m.get("stand_in")})
+    stand_ins: Sequence[str]
 
 
 def package(root: Path, params: Params) -> dict[str, int]:
     """Write release/ and return counters.
 
-    Raises GateRed or GateBroken unless the verdicts on release and evaluation are green for what lies there now,
-    FileNotFoundError for a part that is missing.
+    Raises GateRed or GateBroken unless every verdict that goes into the folder is green for what lies there now and
+    the evaluation was of these very weights, FileNotFoundError for a part that is missing.
     """
-    evaluation = {"reports/eval": root / "reports" / "eval"}
-    for boundary in ("eval", "release"):
-        gates.require(_verdict(root, boundary), tables=evaluation)
+    _open_gates(root, params)
     release = _gather(root, params)
     with atomic_dir(root / "release") as folder:
         _weights(release, folder)
@@ -66,17 +64,71 @@ def package(root: Path, params: Params) -> dict[str, int]:
         return {"files": sum(p.is_file() for p in folder.rglob("*"))}
 
 
+def require_same_gate(root: Path) -> None:
+    """GateRed or GateBroken unless release/ was let through by the release verdict that stands now, and it is green."""
+    standing, packaged = _verdict(root, "release"), root / "release" / "gates" / "release.json"
+    gates.require(standing, tables={"reports/eval": root / "reports" / "eval"})
+    if not packaged.is_file():
+        raise FileNotFoundError(f"{packaged}: no such file; run `sana-video release package`")
+    if packaged.read_bytes() != standing.read_bytes():
+        raise gates.GateRed(f"release/ is stale: {standing.name} changed since it was packaged; package it again")
+
+
+def _open_gates(root: Path, params: Params) -> None:
+    """Each verdict on what it has to be about, and on all else it saw that still lies there."""
+    for path in _verdicts(root, params):
+        seen = {name for name in gates.read(path).tables if (root / name).exists()}
+        gates.require(path, tables={name: root / name for name in sorted(seen | _subjects(path.stem, params))})
+    stated = _json(root / "reports" / "eval" / "summary.json").get("digests", {})
+    for name in (f"models/{params.eval.stage}", params.eval.autoencoder):
+        if not (root / name).is_dir():
+            raise FileNotFoundError(f"{root / name}: no such folder; run the stage that writes it")
+        if stated.get(name) != digest(root / name):
+            raise gates.GateRed(f"the evaluation is stale: {name} is not what was evaluated; evaluate again")
+
+
+def _subjects(boundary: str, params: Params) -> set[str]:
+    """What a verdict cannot do without: other tables of its making may be gone by now."""
+    if boundary == "data":
+        return {f"data/{table}/{batch}.parquet" for table in _TABLES_READ for batch in params.data.batches}
+    return {"reports/eval"} if boundary in ("eval", "release") else set(judged(boundary))
+
+
 def _gather(root: Path, params: Params) -> Release:
-    line = _line(params)
-    videos = tables.read_batches("videos", root / "data" / "videos", list(params.data.batches)).to_pylist()
-    used = [video for video in videos if video["reason"] is None]
+    training = [_json(root / "models" / name / "summary.json") for name in _line(params)]
+    summary = _json(root / "reports" / "eval" / "summary.json")
+    used = [video for video in _rows(root, params, "videos") if video["reason"] is None]
     return Release(
         root=root,
         params=params,
-        summary=_json(root / "reports" / "eval" / "summary.json"),
-        training=[_json(root / "models" / name / "summary.json") for name in line],
+        summary=summary,
+        training=training,
         sources=sorted({(v["source"] or "", v["licence"] or "unknown", v["attribution"] or "") for v in used}),
+        stand_ins=sorted(_stand_ins(root, params, summary, training)),
     )
+
+
+def _stand_ins(
+    root: Path, params: Params, summary: Mapping[str, Any], training: Sequence[Mapping[str, Any]]
+) -> set[str]:
+    """Every part that is not the production one, by the name it gives itself: in data, training and evaluation."""
+    named = {name for stage in training for name in stage["stand_ins"]} | set(summary.get("stand_ins", ()))
+    named |= {measure["stand_in"] for measure in summary["measures"].values() if measure.get("stand_in")}
+    columns = {"captions": ("captioner",), "scores": ("flow_estimator", "aesthetic_scorer")}
+    for table, names in columns.items():
+        named |= {row[name] for row in _rows(root, params, table) for name in names if "stand-in" in (row[name] or "")}
+    if params.text.encoder == "minilm":
+        named.add(MiniLmTextEncoder.name)
+    if _maker(params) and params.autoencoder.preset == "small":
+        named.add(SMALL_AUTOENCODER)
+    return named
+
+
+def _rows(root: Path, params: Params, table: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = tables.read_batches(
+        table, root / "data" / table, list(params.data.batches)
+    ).to_pylist()
+    return rows
 
 
 def _line(params: Params) -> list[str]:
@@ -86,8 +138,13 @@ def _line(params: Params) -> list[str]:
     while current in stages:
         line.append(current)
         current = stages[current].init.removeprefix("models/")
-    maker = params.eval.autoencoder.removeprefix("models/")
-    return [*([maker] if maker in stages else []), *reversed(line)]
+    return [*_maker(params), *reversed(line)]
+
+
+def _maker(params: Params) -> list[str]:
+    """The stage that trained the released autoencoder; none for weights from elsewhere."""
+    name = params.eval.autoencoder.removeprefix("models/")
+    return [name] if name in params.train.stages else []
 
 
 def _weights(release: Release, folder: Path) -> None:
@@ -119,7 +176,7 @@ def _papers(release: Release, folder: Path) -> None:
     reports = release.root / "reports"
     for name in ("summary.json", "report.html"):
         _copy(reports / "eval" / name, folder / "evaluation" / name)
-    for verdict in _verdicts(release):
+    for verdict in _verdicts(release.root, release.params):
         _copy(verdict, folder / "gates" / verdict.name)
     _copy(release.root / "LICENSE", folder / "LICENSE")
     _write_json(folder / "prompts.json", list(PROMPTS))
@@ -127,11 +184,10 @@ def _papers(release: Release, folder: Path) -> None:
     (folder / "README.md").write_text(card(release))
 
 
-def _verdicts(release: Release) -> list[Path]:
-    params = release.params
+def _verdicts(root: Path, params: Params) -> list[Path]:
     views = {params.train.stages[name].view for name in _line(params)} - {"pixels"}
     names = [*GATES, *(f"shards-{view}" for view in views), *(f"train-{name}" for name in _line(params))]
-    return [_verdict(release.root, name) for name in sorted(names)]
+    return [_verdict(root, name) for name in sorted(names)]
 
 
 def _lineage(release: Release) -> dict[str, Any]:
@@ -157,9 +213,9 @@ def _lineage(release: Release) -> dict[str, Any]:
         "model": {"stage": params.eval.stage, "digest": digest(root / "models" / params.eval.stage)},
         "autoencoder": {"path": params.eval.autoencoder, "digest": digest(root / params.eval.autoencoder)},
         "training": [{key: stage[key] for key in kept if key in stage} for stage in release.training],
-        "tables": {path.stem: dict(gates.read(path).tables) for path in _verdicts(release)},
+        "tables": {path.stem: dict(gates.read(path).tables) for path in _verdicts(root, params)},
         "sources": [{"source": s, "licence": li, "attribution": a} for s, li, a in release.sources],
-        "stand_ins": release.stand_ins,
+        "stand_ins": list(release.stand_ins),
     }
 
 

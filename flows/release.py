@@ -16,6 +16,7 @@ from prefect.states import Completed
 
 from flows import versions, workspace
 from flows.graph_run import Run, end, run_graph
+from flows.package import require_same_gate
 from flows.params import Params
 from infra import gates, registry
 
@@ -68,8 +69,7 @@ def register(root: Path, params: Params) -> Registered:
 
     Raises GateRed or GateBroken for a gate that is not green now, ValueError for a bundle that cannot be registered.
     """
-    verdict = root / "reports" / "gates" / "release.json"
-    gates.require(verdict, tables={"reports/eval": root / "reports" / "eval"})
+    require_same_gate(root)
     version, new = registry.register(root, root / "release", params.release.name)
     champion, note = True, ""
     if version.uncommitted:

@@ -13,24 +13,31 @@ from typer.testing import CliRunner
 from data_pipeline import tables
 from flows import params as parameters
 from flows.cli import app
-from flows.package import package
+from flows.package import package, require_same_gate
 from infra import gates, registry
 from infra.storage import digest
 
 ROOT = Path(__file__).resolve().parents[2]
 ATTRIBUTION = "(c) 2008 Blender Foundation, www.bigbuckbunny.org"
+CAPTIONER = "template (stand-in for Qwen2.5-VL)"
+FLOW = "DIS flow (stand-in for UniMatch)"
+LOOK = "classical scorer (stand-in for DOVER)"
 SUMMARY = {
     "objective": "bidirectional",
     "steps": 3,
     "fingerprint": "f",
     "heldout_start": 2.0,
     "heldout_end": 1.0,
-    "stand_ins": ["MiniLM (stand-in for Gemma-2-2b-it)"],
+    "stand_ins": [],
 }
 
 
 def verdict(root: Path, boundary: str, colour: str = "green") -> None:
-    covered = {"reports/eval": digest(root / "reports" / "eval")} if boundary in ("eval", "release") else {}
+    kind, _, name = boundary.partition("-")
+    covers = {"train": f"models/{name}", "shards": f"data/shards/{name}", "data": "data/*/*.parquet"}
+    paths = sorted(root.glob(covers.get(kind, "reports/eval")))
+    assert paths
+    covered = {path.relative_to(root).as_posix(): digest(path) for path in paths}
     gates.write(gates.Verdict(boundary, colour, covered, {}, {}, ""), root / "reports" / "gates" / f"{boundary}.json")
 
 
@@ -54,12 +61,24 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     evaluation.mkdir(parents=True)
     measure = {"mean": 1.5, "ci95": [1.0, 2.0], "n": 8, "unit": "px", "stand_in": "dis (stand-in for UniMatch)"}
     measures = {"t2v/flow_motion": {**measure, "real": {"mean": 3.4, "ci95": None, "n": 4}}}
-    (evaluation / "summary.json").write_text(json.dumps({"measures": measures}))
+    digests = {name: digest(root / name) for name in ("models/causal", "models/autoencoder")}
+    (evaluation / "summary.json").write_text(json.dumps({"measures": measures, "digests": digests}))
     (evaluation / "report.html").write_text("<html></html>")
     for batch in params.data.batches:
         row = dict.fromkeys(tables.VIDEOS.names) | {"uri": f"{batch}.mp4", "batch": batch, "video_id": batch}
         row |= {"source": "big-buck-bunny", "licence": "CC BY 3.0", "attribution": ATTRIBUTION}
         tables.write("videos", [row], root / "data" / "videos" / f"{batch}.parquet")
+        caption = dict.fromkeys(tables.CAPTIONS.names) | {"clip_id": batch, "captioner": CAPTIONER}
+        tables.write("captions", [caption], root / "data" / "captions" / f"{batch}.parquet")
+        scores = dict.fromkeys(tables.SCORES.names) | {
+            "clip_id": batch,
+            "flow_estimator": FLOW,
+            "aesthetic_scorer": LOOK,
+        }
+        tables.write("scores", [scores], root / "data" / "scores" / f"{batch}.parquet")
+    for view in ("pixels", *params.data.views):
+        (root / "data" / "shards" / view).mkdir(parents=True)
+        (root / "data" / "shards" / view / "00000.tar").write_text(view)
     for boundary in sorted(parameters.verdicts(params)):
         verdict(root, boundary)
     return root
@@ -82,7 +101,8 @@ def test_the_folder_is_whole_and_its_bytes_repeat(project: Path) -> None:
     card = (release / "README.md").read_text()
     assert card.startswith("---\nlicense: apache-2.0\n")
     assert ATTRIBUTION in card
-    assert "MiniLM (stand-in for Gemma-2-2b-it)" in card
+    for part in (CAPTIONER, FLOW, LOOK, "(stand-in for Gemma-2-2b-it)", "small DCAE-V, the demo's own autoencoder"):
+        assert part in card
     lineage = json.loads((release / "lineage.json").read_text())
     assert [stage["stage"] for stage in lineage["training"]] == ["autoencoder", "t2i", "t2v_low", "t2v_high", "causal"]
     assert {p.stem for p in (release / "gates").iterdir()} >= {"data", "release", "train-causal", "shards-high"}
@@ -100,9 +120,49 @@ def test_a_red_or_stale_verdict_refuses(project: Path) -> None:
     assert not (project / "release").exists()
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "models/t2i/model.safetensors",
+        "models/autoencoder/model.safetensors",
+        "data/shards/low/00000.tar",
+        "data/captions/film.parquet",
+    ],
+)
+def test_what_changed_since_its_gate_is_not_packaged(project: Path, changed: str) -> None:
+    with (project / changed).open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(gates.GateRed, match="stale"):
+        pack(project)
+    assert not (project / "release").exists()
+
+
+@pytest.mark.parametrize("name", ["causal", "autoencoder"])
+def test_weights_that_passed_their_gate_but_were_not_evaluated_are_not_packaged(project: Path, name: str) -> None:
+    with (project / "models" / name / "model.safetensors").open("ab") as file:
+        file.write(b" ")
+    verdict(project, f"train-{name}")
+    with pytest.raises(gates.GateRed, match=f"evaluation is stale: models/{name}"):
+        pack(project)
+
+
+def test_only_what_the_standing_release_gate_let_through_is_registered(project: Path) -> None:
+    pack(project)
+    require_same_gate(project)
+    path = project / "reports" / "gates" / "release.json"
+    path.write_text(path.read_text().replace('"context": {}', '"context": {"release": "other bars"}'))
+    with pytest.raises(gates.GateRed, match="release/ is stale"):
+        require_same_gate(project)
+    result = CliRunner().invoke(app, ["--root", str(project), "release", "register"])
+    assert (result.exit_code, "release/ is stale" in result.output) == (3, True)
+    verdict(project, "release", "red")
+    with pytest.raises(gates.GateRed, match="is red"):
+        require_same_gate(project)
+
+
 def test_a_missing_part_is_named_and_leaves_nothing(project: Path) -> None:
-    (project / "models" / "causal" / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"causal/model\.safetensors"):
+    (project / "LICENSE").unlink()
+    with pytest.raises(FileNotFoundError, match="LICENSE"):
         pack(project)
     assert not (project / "release").exists()
 
