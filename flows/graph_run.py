@@ -25,6 +25,7 @@ from flows.bridge import Future, Stage, StageResult
 from flows.params import Params
 from flows.processes import Processes
 from infra import gates
+from infra.settings import share_cores
 from infra.storage import is_remote
 
 
@@ -93,6 +94,7 @@ def end(run: Run) -> State[Any]:
 
 def _walk(root: Path, stages: Mapping[str, Stage], params: Params, processes: Processes) -> dict[str, StageResult]:
     changed = bridge.changed_stages(root, processes)
+    share_cores(params.flow.parallel)
     results: dict[str, StageResult] = {}
     above_of: dict[str, Sequence[StageResult]] = {}
     futures: dict[str, Any] = {}

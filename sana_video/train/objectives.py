@@ -154,16 +154,19 @@ class Reconstruction:
 
     @torch.no_grad()
     def held_out(self, model: nn.Module, batches: Sequence[Batch]) -> dict[str, float]:
-        """Mean squared error `loss` on whole clips in [-1, 1], `psnr` (dB, mean over clips), and `psnr_mean_colour`,
-        that of showing each clip's mean colour instead."""
-        errors, flat = [], []
+        """The trained `loss` on whole clips, `psnr` (dB, mean over clips), and `psnr_mean_colour`, that of showing each
+        clip's mean colour instead."""
+        losses, errors, flat = [], [], []
         for batch in batches:
             video = as_video(batch.tensors["pixels"])
-            shown = model(video).float().clamp(-1, 1)
-            errors.append((shown - video).square().flatten(1).mean(1))
+            shown = model(video).float()
+            losses.extend(
+                float(reconstruction_loss(*pair)) for pair in zip(shown.split(1), video.split(1), strict=True)
+            )
+            errors.append((shown.clamp(-1, 1) - video).square().flatten(1).mean(1))
             flat.append((video.mean((2, 3, 4), keepdim=True) - video).square().flatten(1).mean(1))
         error, mean_colour = torch.cat(errors), torch.cat(flat)
-        return {"loss": float(error.mean()), "psnr": _psnr(error), "psnr_mean_colour": _psnr(mean_colour)}
+        return {"loss": sum(losses) / len(losses), "psnr": _psnr(error), "psnr_mean_colour": _psnr(mean_colour)}
 
     def _crop(self, pixels: Tensor, draw: Draw) -> Tensor:
         """(B, F, H, W, 3) uint8 -> (B, 3, f, h, w) in [-1, 1], each sample cut at a place of its own."""

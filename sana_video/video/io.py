@@ -278,7 +278,14 @@ def encode_mp4(path: Path, frames: Pixels, fps: int | Fraction, metadata: Mappin
 
 
 def _encode(container: OutputContainer, frames: Sequence[Pixels] | Pixels, fps: Fraction, crf: int) -> None:
-    options = {"crf": str(crf), "preset": "medium", "flags": "+bitexact", "threads": "1"}
+    options = {
+        "crf": str(crf),
+        "preset": "medium",
+        "flags": "+bitexact",
+        "threads": "1",
+        # the lookahead's macroblock tree gave other bytes for equal input in one encode of five (x264 with assembly)
+        "x264-params": "no-mbtree=1:rc-lookahead=0",
+    }
     stream = container.add_stream("libx264", rate=fps, options=options)
     stream.height, stream.width = frames[0].shape[:2]
     stream.pix_fmt = "yuv420p"

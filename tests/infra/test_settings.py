@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-from infra.settings import find_root, load_section, load_yaml, machine, prepare_environment
+from infra.settings import find_root, load_section, load_yaml, machine, prepare_environment, share_cores
 
 
 class Strict(BaseModel):
@@ -122,3 +122,13 @@ def test_the_doors_are_cheap_to_import() -> None:
         f"import sys, {modules}; sys.exit(str(sorted({heavy} & set(sys.modules))) if {heavy} & set(sys.modules) else 0)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_stages_share_the_cores_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    share_cores(10_000)
+    assert os.environ["OMP_NUM_THREADS"] == "1"
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    share_cores(10_000)
+    assert os.environ["OMP_NUM_THREADS"] == "7"

@@ -119,7 +119,7 @@ def test_instruction_is_the_one_that_diffusers_ships() -> None:
 
 def test_bad_input_is_named(gemma_folder: Path, tmp_path: Path, minilm: MiniLmTextEncoder) -> None:
     gemma = TextParams(encoder="gemma-2-2b-it", tokens=8)
-    with pytest.raises(ValueError, match="needs text.folder"):
+    with pytest.raises(ValueError, match=r"needs text\.folder"):
         load_text_encoder(gemma)
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
         load_text_encoder(gemma, tmp_path)
