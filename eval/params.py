@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from typing import Annotated
 
@@ -60,5 +61,12 @@ class ReleaseParams(_Section):
     """Section `release`."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    baseline: str = Field(min_length=1)
+    baseline: str
     bars: ReleaseBars
+
+    @field_validator("baseline")
+    @classmethod
+    def _none_or_version(cls, baseline: str) -> str:
+        if not re.fullmatch(r"none|v[0-9]+\.[0-9]+\.[0-9]+", baseline):
+            raise ValueError("must be none or a registered version such as v1.2.0")
+        return baseline

@@ -45,6 +45,19 @@ def test_release_name_is_a_tag_name() -> None:
         ReleaseParams(name="sana video@x", baseline="none", bars=BARS)
 
 
+@pytest.mark.parametrize("baseline", ["none", "v1.0.0", "v0.12.3"])
+def test_a_baseline_is_none_or_a_version(baseline: str) -> None:
+    assert ReleaseParams(name="sana-video", baseline=baseline, bars=BARS).baseline == baseline
+
+
+@pytest.mark.parametrize(
+    "baseline", ["", "None", "1.0.0", "v1.0", "v1.0.0\n", "latest", "sana-video@v1.0.0", "../v1.0.0"]
+)
+def test_another_baseline_is_refused_with_what_to_write(baseline: str) -> None:
+    with pytest.raises(ValidationError, match=r"none or a registered version such as v1\.2\.0"):
+        ReleaseParams(name="sana-video", baseline=baseline, bars=BARS)
+
+
 def test_import_without_torch() -> None:
     code = "import sys; from eval.params import EvalParams; assert not {'torch', 'pandas'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
