@@ -34,14 +34,19 @@ def _number(value: Any) -> float:
 def train_sections(
     summary: Mapping[str, Any], stage: StageParams, gate: TrainGateParams, weights_sha256: str, data_digest: str
 ) -> dict[str, Section]:
-    """The rules over models/<stage>/summary.json; the two digests are those of what lies on disk now."""
-    start, end = _number(summary.get("heldout_start")), _number(summary.get("heldout_end"))
+    """The rules over models/<stage>/summary.json; the two digests are those of what lies on disk now.
+
+    A diffusion stage from scratch is held against predicting no velocity as well as against its own start: a fresh
+    network is so bad that learning to say nothing already halves its loss.
+    """
+    start, end, zero = (_number(summary.get(f"heldout_{name}")) for name in ("start", "end", "zero"))
     row = {
         "stage": summary.get("stage"),
         "steps": _number(summary.get("steps")),
         "loss_finite": str(summary.get("loss_finite")),
         "nonfinite_steps": _number(summary.get("nonfinite_steps")),
         "heldout_change": end / start - 1 if start > 0 else math.nan,
+        "heldout_ratio": end / zero if zero > 0 else math.nan,
         "psnr_gain": _number(summary.get("psnr")) - _number(summary.get("psnr_mean_colour")),
         "checkpoint": summary.get("checkpoint_sha256"),
         "data": summary.get("data_digest"),
@@ -62,6 +67,9 @@ def train_sections(
     ]
     if stage.objective == "autoencoder":
         rules.append(expect("ExpectColumnValuesToBeBetween", column="psnr_gain", min_value=gate.autoencoder_gain_db))
+    elif stage.from_scratch:
+        largest = 1 - gate.scratch_improvement
+        rules.append(expect("ExpectColumnValuesToBeBetween", column="heldout_ratio", min_value=0, max_value=largest))
     return {"training": Section(pd.DataFrame([row]), rules, "stage")}
 
 

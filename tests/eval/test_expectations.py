@@ -75,6 +75,28 @@ def test_a_key_that_is_missing_is_red(key: str) -> None:
     assert train_verdict(summary, stage) == "red"
 
 
+def test_a_model_that_learned_to_say_nothing_is_red() -> None:
+    """Half of its loss at the start, and yet no more than predicting no velocity at all."""
+    summary, stage = trained()
+    said_nothing = {**summary, "heldout_start": 3.85, "heldout_end": 1.96, "heldout_zero": 1.96}
+    verdict = judged(train_sections(said_nothing, stage, TrainGateParams(), "c", "d"))
+    assert verdict.verdict == "red" and "heldout_ratio" in "".join(verdict.failures())
+    assert train_verdict({**said_nothing, "heldout_end": 1.57}, stage) == "red"
+    assert train_verdict({**said_nothing, "heldout_end": 0.70}, stage) == "green"
+
+
+@pytest.mark.parametrize("zero", [None, 0.0, float("nan"), -1.0])
+def test_without_the_loss_of_saying_nothing_a_first_stage_is_red(zero: float | None) -> None:
+    summary, stage = trained()
+    assert train_verdict({**summary, "heldout_zero": zero}, stage) == "red"
+
+
+@pytest.mark.parametrize(("objective", "init"), [("autoencoder", "recipes/scratch"), ("bidirectional", "models/t2i")])
+def test_only_a_first_diffusion_stage_is_held_against_saying_nothing(objective: str, init: str) -> None:
+    summary, stage = trained(objective, init)
+    assert train_verdict({**summary, "heldout_zero": None}, stage) == "green"
+
+
 @pytest.mark.parametrize("psnr", [20.9, None])
 def test_an_autoencoder_must_beat_the_mean_colour(psnr: float | None) -> None:
     summary, stage = trained("autoencoder")
