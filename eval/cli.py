@@ -89,20 +89,32 @@ class Job:
 
         params = self.params
         self.require(f"train-{params.stage}", f"models/{params.stage}")
+        if maker := self.maker(params.autoencoder):
+            self.require(f"train-{maker}", f"models/{maker}")
         for view in ("pixels", params.view):
             self.require(f"shards-{view}", f"data/shards/{view}")
         text = load_section(self.params_path, "text", TextParams, self.overrides)
         return Subject(self.root, params, text, self.train.stage(params.stage).flow_shift or 3.0)
 
+    def maker(self, folder: str) -> str | None:
+        """The training stage that writes `folder`; None for weights from elsewhere, which have no gate of ours."""
+        head, _, name = folder.rstrip("/").partition("/")
+        return name if head == "models" and name in self.train.stages else None
+
     def line(self) -> list[str]:
-        """The training stages behind the evaluated model, first to last, the autoencoder's before them."""
-        stages, names = self.train.stages, []
-        name = self.params.stage
-        while name in stages and name not in names:
+        """The training stages behind the evaluated model, first to last, the autoencoder's before them.
+
+        Raises ValueError where `init` leads in a circle: no stage of it could have been trained from the other.
+        """
+        names: list[str] = []
+        name: str | None = self.params.stage
+        while name is not None:
+            if name in names:
+                raise ValueError(f"train.stages.{name}.init leads back to the stage itself: {' <- '.join(names)}")
             names.append(name)
-            name = stages[name].init.removeprefix("models/")
-        maker = self.params.autoencoder.removeprefix("models/")
-        return [*([maker] if maker in stages else []), *reversed(names)]
+            name = self.maker(self.train.stages[name].init)
+        maker = self.maker(self.params.autoencoder)
+        return [*([maker] if maker else []), *reversed(names)]
 
 
 def _open(context: typer.Context, overrides: list[str] | None, show: bool, *sections: str) -> Job:

@@ -17,7 +17,7 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from eval.cli import app
+from eval.cli import Job, app
 from eval.expectations import bar_sections
 from eval.params import ReleaseParams
 from eval.suite import EVAL_VERSION, heldout_rows
@@ -28,6 +28,7 @@ from sana_video.config import SanaVideoConfig
 from sana_video.data.shards import ShardWriter
 from sana_video.model import SanaVideo
 from sana_video.text import MiniLmTextEncoder, with_motion
+from sana_video.train.config import TrainParams
 from sana_video.video.io import probe, read_metadata
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,6 +93,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for batch in params["data"]["batches"]:
         pq.write_table(pa.Table.from_pylist([video]), root / "data" / "videos" / f"{batch}.parquet")
     green(root, "train-causal", "models/causal")
+    green(root, "train-autoencoder", "models/autoencoder")
     green(root, "shards-pixels", "data/shards/pixels")
     green(root, "shards-high", "data/shards/high")
     return root
@@ -158,6 +160,9 @@ def test_the_gates_run_and_the_release_is_refused(evaluated: Path, monkeypatch: 
     ("gate", "words"),
     [
         ("train-causal", ["vae"]),
+        ("train-autoencoder", ["vae"]),
+        ("train-autoencoder", ["t2v"]),
+        ("train-autoencoder", ["report"]),
         ("shards-pixels", ["t2v"]),
         ("shards-high", ["report"]),
         ("train-causal", ["gate", "eval"]),
@@ -179,6 +184,29 @@ def test_nothing_below_a_gate_runs_past_it(
         assert call(evaluated, *words, monkeypatch=monkeypatch) == 3
     finally:
         path.write_text(saved)
+
+
+def test_an_autoencoder_from_elsewhere_has_no_gate_of_ours(evaluated: Path) -> None:
+    shutil.copytree(evaluated / "models" / "autoencoder", evaluated / "weights", dirs_exist_ok=True)
+    path = evaluated / "reports" / "gates" / "train-autoencoder.json"
+    saved = path.read_text()
+    train = load_section(evaluated / "params.yaml", "train", TrainParams)
+    job = Job(evaluated, evaluated / "params.yaml", ["eval.autoencoder=weights"], train)
+    try:
+        path.unlink()
+        assert job.subject().autoencoder == evaluated / "weights"
+    finally:
+        path.write_text(saved)
+
+
+@pytest.mark.parametrize("folder", ["models/causal", "models/causal/"])
+def test_the_line_of_a_model_ends_and_refuses_a_circle(project: Path, folder: str) -> None:
+    path = project / "params.yaml"
+    job = Job(project, path, [], load_section(path, "train", TrainParams))
+    assert job.line() == ["autoencoder", "t2i", "t2v_low", "t2v_high", "causal"]
+    circle = load_section(path, "train", TrainParams, [f"train.stages.t2v_low.init={folder}"])
+    with pytest.raises(ValueError, match=r"causal\.init leads back to the stage itself: causal <- t2v_high <- t2v_low"):
+        Job(project, path, [], circle).line()
 
 
 def test_a_stage_that_training_did_not_finish_is_red(evaluated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
