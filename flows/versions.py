@@ -31,6 +31,7 @@ def describe(root: Path, name: str, wanted: str) -> dict[str, Any]:
         "version": f"{version.name}@{version.version}",
         "commit": version.commit,
         "manifest": version.digest,
+        "made on": version.head,
         "uncommitted": list(version.uncommitted),
         "journal": [f"#{e.number} {e.stage}: {e.reason}" for e in entries],
     }

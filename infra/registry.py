@@ -14,8 +14,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +32,25 @@ _REPORT_BYTES = 262_144
 _NAME = re.compile(r"[a-z][a-z0-9-]*[a-z0-9]")  # what GTO takes as an artifact or a stage
 _VERSION = re.compile(r"v(\d+)\.(\d+)\.(\d+)")
 _IDENTITY = ("-c", "user.name=sana-video", "-c", "user.email=sana-video@localhost")
+_UNSIGNED = ("-c", "commit.gpgsign=false", "-c", "tag.gpgsign=false")  # nobody is there to type a passphrase
+
+
+class CommandFailed(RuntimeError):
+    """git or DVC refused; the message is one line with their own words."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """A registered bundle. `uncommitted` lists the changed files that its commit does not hold."""
+    """A registered bundle.
+
+    `head` is the commit it was made on, `uncommitted` lists the files that were changed there and in no commit.
+    """
 
     name: str
     version: str
     commit: str
     digest: str
+    head: str
     uncommitted: tuple[str, ...]
 
 
@@ -87,13 +96,24 @@ def verify_bundle(folder: Path) -> str:
 
 
 def ensure_repository(root: Path) -> bool:
-    """Make `root` a git repository with everything in its first commit, if it is none (an unpacked archive)."""
-    if (root / ".git").exists():
+    """Make `root` a git repository with everything in its first commit, if there is none (an unpacked archive)."""
+    if not (root / ".git").exists():
+        _git(root, "init", "-q", "-b", "main")
+    if _has_commit(root):
         return False
-    _git(root, "init", "-q", "-b", "main")
     _git(root, "add", "--all")
-    _git(root, *_identity(root), "commit", "-q", "-m", "Start from an unpacked archive")
+    _git(root, *_settings(root), "commit", "-q", "-m", "Start from an unpacked archive")
     return True
+
+
+def preflight(root: Path) -> None:
+    """ValueError for what would keep a bundle from being registered: known before hours of training, not after."""
+    if not _has_commit(root):
+        raise ValueError(f"{root}: the repository has no commit yet; make one, then register")
+    if not _dvc(root, "config", "core.remote", accept_failure=True).strip():
+        raise ValueError("no default DVC remote; add one with `dvc remote add --default NAME URL`")
+    if f"branch refs/heads/{BRANCH}" in _git(root, "worktree", "list", "--porcelain").splitlines():
+        raise ValueError(f"the branch {BRANCH} is checked out; switch to another, it is written to here")
 
 
 def uncommitted(root: Path) -> list[str]:
@@ -103,26 +123,33 @@ def uncommitted(root: Path) -> list[str]:
     return sorted(path for path in paths if path != "dvc.lock" and not path.startswith("reports/"))
 
 
+def registered(root: Path, bundle: Path, name: str) -> Version | None:
+    """The version that this bundle is registered as: the newest that can be champion, else the newest."""
+    digest = verify_bundle(bundle)
+    same = [version for version in list_versions(root, name) if version.digest == digest]
+    return max(same, key=lambda version: (not version.uncommitted, _order(version.version)), default=None)
+
+
 def register(root: Path, bundle: Path, name: str) -> tuple[Version, bool]:
     """Register the bundle as the next minor version and as candidate; returns it and whether it is new.
 
     The bytes reach the default DVC remote before any tag says that they are there. A bundle that is registered already
-    gives its version back. ValueError for a damaged bundle, one that dvc.lock does not record, or a project without
-    commit or remote.
+    gives its version back, unless that was made with uncommitted changes and now all is committed: then a new version
+    says so. ValueError for a damaged bundle, one that dvc.lock does not record, and all that `preflight` refuses.
     """
     _check_name(name)
-    digest = verify_bundle(bundle)
-    known = next((version for version in list_versions(root, name) if version.digest == digest), None)
-    if known is not None:
+    known, changed = registered(root, bundle, name), tuple(uncommitted(root))
+    if known is not None and (changed or not known.uncommitted):
         if not any(entry.stage == CANDIDATE and entry.commit == known.commit for entry in journal(root, name)):
             _assign(root, known, CANDIDATE, "registered")
         return known, False
+    preflight(root)
     _check_recorded(root, bundle)
-    _push(root)
-    number = _next(list_versions(root, name))
-    commit = _commit(root, f"Release {name} {number}\n\nmanifest: {digest}\n")
-    version = Version(name, number, commit, digest, tuple(uncommitted(root)))
-    _tag(root, f"{name}@{number}", commit, _version_message(version))
+    _dvc(root, "push", "--quiet")
+    number, head = _next(list_versions(root, name)), _git(root, "rev-parse", "HEAD").strip()
+    planned = Version(name, number, "", sha256_file(bundle / _MANIFEST), head, changed)
+    version = replace(planned, commit=_commit(root, planned))
+    _tag(root, f"{name}@{number}", version.commit, _version_message(version))
     _assign(root, version, CANDIDATE, "registered")
     return version, True
 
@@ -214,15 +241,23 @@ def _bundle_files(folder: Path) -> list[str]:
     return sorted(name for name in names if name != _MANIFEST)
 
 
+def is_name(name: str) -> bool:
+    """Whether a model or a stage can be called so."""
+    return _NAME.fullmatch(name) is not None
+
+
 def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise ValueError(f"{name!r} cannot name a model or a stage: small letters, digits and '-', a letter first")
+
+
+def _has_commit(root: Path) -> bool:
+    head = ["git", "rev-parse", "-q", "--verify", "HEAD"]
+    return subprocess.run(head, cwd=root, capture_output=True).returncode == 0
 
 
 def _check_recorded(root: Path, bundle: Path) -> None:
     """The tag will pin dvc.lock, so the bundle has to be the very output that dvc.lock records."""
-    if subprocess.run(["git", "rev-parse", "-q", "--verify", "HEAD"], cwd=root, capture_output=True).returncode:
-        raise ValueError(f"{root}: the repository has no commit yet; make one, then register")
     if not (root / "dvc.lock").is_file():
         raise ValueError(f"{root / 'dvc.lock'}: missing; run `dvc repro` first")
     relative = bundle.resolve().relative_to(root.resolve()).as_posix()
@@ -232,34 +267,35 @@ def _check_recorded(root: Path, bundle: Path) -> None:
             raise ValueError(f"{relative}: not what dvc.lock records ({kind}); run `dvc repro` first")
 
 
-def _push(root: Path) -> None:
-    if not _dvc(root, "config", "core.remote", accept_failure=True).strip():
-        raise ValueError("no default DVC remote; add one with `dvc remote add --default NAME URL`")
-    _dvc(root, "push", "--quiet")
-
-
-def _commit(root: Path, message: str) -> str:
-    """A commit on the branch `releases`: the tree of HEAD, what pins the run, and the small reports under released/."""
-    if _git(root, "rev-parse", "--abbrev-ref", "HEAD").strip() == BRANCH:
-        raise ValueError(f"the branch {BRANCH} is checked out; switch to another, it is written to here")
-    files = {name: root / name for name in _PINNED if (root / name).is_file()}
-    files |= {f"released/{path.relative_to(root).as_posix()}": path for path in _small_reports(root)}
-    tree = _tree(root, files)
+def _commit(root: Path, version: Version) -> str:
+    """A commit on the branch `releases`: the tree of HEAD, what pins the run, and under released/ the small reports
+    and what the bundle was made on."""
+    paths = {name: root / name for name in _PINNED if (root / name).is_file()}
+    paths |= {f"released/{path.relative_to(root).as_posix()}": path for path in _small_reports(root)}
+    files = {name: path.read_bytes() for name, path in paths.items()}
+    tree = _tree(root, files | {"released/lineage.json": _lineage(version)})
     tip = _git(root, "for-each-ref", "--format=%(objectname)", f"refs/heads/{BRANCH}").strip()
-    head = _git(root, "rev-parse", "HEAD").strip()
-    parents = [word for parent in dict.fromkeys([tip, head]) if parent for word in ("-p", parent)]
-    commit = _git(root, *_identity(root), "commit-tree", tree, *parents, "-m", message).strip()
+    parents = [word for parent in dict.fromkeys([tip, version.head]) if parent for word in ("-p", parent)]
+    message = f"Release {version.name} {version.version}\n\nmanifest: {version.digest}\n"
+    commit = _git(root, *_settings(root), "commit-tree", tree, *parents, "-m", message).strip()
     _git(root, "update-ref", f"refs/heads/{BRANCH}", commit, tip or "0" * 40)
     return commit
 
 
-def _tree(root: Path, files: dict[str, Path]) -> str:
+def _lineage(version: Version) -> bytes:
+    """What release/lineage.json cannot say, because a bundle's bytes follow from its inputs alone."""
+    kept = ("name", "version", "digest", "head", "uncommitted")
+    return (json.dumps({key: getattr(version, key) for key in kept}, indent=1) + "\n").encode()
+
+
+def _tree(root: Path, files: Mapping[str, bytes]) -> str:
     """HEAD's tree with `files` put in, through an index of its own so that the user's stays as it is."""
     with tempfile.TemporaryDirectory() as folder:
-        index = ("env", f"GIT_INDEX_FILE={folder}/index")
+        index, content = ("env", f"GIT_INDEX_FILE={folder}/index"), Path(folder, "content")
         _run(root, [*index, "git", "read-tree", "HEAD"])
-        for name, path in files.items():
-            blob = _git(root, "hash-object", "-w", "--", str(path)).strip()
+        for name, data in files.items():
+            content.write_bytes(data)
+            blob = _git(root, "hash-object", "-w", "--", str(content)).strip()
             _run(root, [*index, "git", "update-index", "--add", "--cacheinfo", f"100644,{blob},{name}"])
         return _run(root, [*index, "git", "write-tree"]).strip()
 
@@ -282,11 +318,11 @@ def _assign(root: Path, version: Version, stage: str, reason: str) -> None:
 
 
 def _tag(root: Path, tag: str, commit: str, message: str) -> None:
-    _git(root, *_identity(root), "tag", "--annotate", tag, commit, "-m", message)
+    _git(root, *_settings(root), "tag", "--annotate", tag, commit, "-m", message)
 
 
 def _version_message(version: Version) -> str:
-    lines = [f"{version.name} {version.version}", "", f"manifest: {version.digest}"]
+    lines = [f"{version.name} {version.version}", "", f"manifest: {version.digest}", f"head: {version.head}"]
     return "\n".join([*lines, f"uncommitted: {json.dumps(list(version.uncommitted))}"]) + "\n"
 
 
@@ -294,7 +330,8 @@ def _parsed(name: str, tag: str, commit: str, message: str) -> Version | None:
     number, digest = tag.partition("@")[2], _field(message, "manifest")
     if not _VERSION.fullmatch(number) or not digest:
         return None
-    return Version(name, number, commit, digest, tuple(json.loads(_field(message, "uncommitted") or "[]")))
+    changed = tuple(json.loads(_field(message, "uncommitted") or "[]"))
+    return Version(name, number, commit, digest, _field(message, "head"), changed)
 
 
 def _field(message: str, key: str) -> str:
@@ -326,10 +363,10 @@ def _order(version: str) -> tuple[int, int, int]:
     return int(match[1]), int(match[2]), int(match[3])
 
 
-def _identity(root: Path) -> tuple[str, ...]:
-    """A stand-in name for commits and tags where the user has set none."""
+def _settings(root: Path) -> tuple[str, ...]:
+    """Our own commits and tags are unsigned, and carry a stand-in name where the user has set none."""
     known = subprocess.run(["git", "var", "GIT_COMMITTER_IDENT"], cwd=root, capture_output=True).returncode == 0
-    return () if known else _IDENTITY
+    return _UNSIGNED if known else (*_IDENTITY, *_UNSIGNED)
 
 
 def _git(root: Path, *arguments: str) -> str:
@@ -337,7 +374,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def _dvc(root: Path, *arguments: str, accept_failure: bool = False) -> str:
-    return _run(root, [sys.executable, "-m", "dvc", *arguments], accept_failure)
+    return _run(root, [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments], accept_failure)
 
 
 def _run(root: Path, command: Sequence[str], accept_failure: bool = False) -> str:
@@ -346,5 +383,5 @@ def _run(root: Path, command: Sequence[str], accept_failure: bool = False) -> st
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     if done.returncode and not accept_failure:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-        raise RuntimeError(f"`{' '.join(command[:5])} …` failed: {' '.join(lines[-3:])}")
+        raise CommandFailed(f"`{' '.join(command[:5])} …` failed: {' '.join(lines[-3:])}")
     return done.stdout

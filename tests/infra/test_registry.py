@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -16,8 +17,10 @@ from infra.registry import (
     fetch,
     journal,
     list_versions,
+    preflight,
     promote,
     register,
+    registered,
     resolve,
     rollback,
     uncommitted,
@@ -103,6 +106,9 @@ def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_life_of_a_model(tmp_path: Path, nobody: None) -> None:
     root = tmp_path / "project"
     lay_out(root)
+    broken_key = "[commit]\ngpgsign = true\n[tag]\ngpgsign = true\n[gpg]\nprogram = /bin/false\n"
+    (tmp_path / "home" / ".gitconfig").write_text(broken_key)
+    git(root, "init", "-q")  # a first try that got no further
     assert ensure_repository(root) is True  # an unpacked archive, and no identity to commit with
     assert ensure_repository(root) is False
     dvc(root, "repro", "-q")
@@ -137,14 +143,25 @@ def test_the_life_of_a_model(tmp_path: Path, nobody: None) -> None:
         promote(root, NAME, "v0.2.0")
     assert champion(root, NAME) is None
 
+    # the same bundle once all is committed: a version of its own, which may be champion
+    lineage = json.loads(git(root, "show", f"{second.commit}:released/lineage.json"))
+    assert (lineage["head"], lineage["uncommitted"]) == (before[1].strip(), ["notes.txt", "params.yaml"])
+    assert f"head: {before[1].strip()}" in git(root, "tag", "-l", "--format=%(contents)", "sana-video@v0.2.0")
+    assert register(root, root / "release", NAME) == (second, False)
+    git(root, "-c", "user.name=A", "-c", "user.email=a@b", "commit", "--no-gpg-sign", "-qam", "Train longer")
+    clean, new = register(root, root / "release", NAME)
+    assert (clean.version, new, clean.uncommitted, clean.digest) == ("v0.3.0", True, (), second.digest)
+    assert clean.head == git(root, "rev-parse", "HEAD").strip()
+    assert register(root, root / "release", NAME) == (clean, False)
+    assert registered(root, root / "release", NAME) == clean
+
     # promote and roll back: a journal that only grows
-    git(root, "-c", "user.name=A", "-c", "user.email=a@b", "commit", "-qam", "Train longer")
     set_steps(root, 5)
-    git(root, "-c", "user.name=A", "-c", "user.email=a@b", "commit", "-qam", "Train longer still")
+    git(root, "-c", "user.name=A", "-c", "user.email=a@b", "commit", "--no-gpg-sign", "-qam", "Train longer still")
     third, _ = register(root, root / "release", NAME)
     promote(root, NAME, "v0.1.0")
     promote(root, NAME, "v0.1.0", reason="again: nothing happens")
-    promote(root, NAME, "v0.3.0", reason="gate green")
+    promote(root, NAME, "v0.4.0", reason="gate green")
     assert champion(root, NAME) == third == resolve(root, "sana-video@champion")
     rollback(root, NAME, "v0.1.0", "flickers\nat night")
     assert champion(root, NAME) == first
@@ -152,20 +169,21 @@ def test_the_life_of_a_model(tmp_path: Path, nobody: None) -> None:
         "candidate#1",
         "candidate#2",
         "candidate#3",
-        "champion#4",
+        "candidate#4",
         "champion#5",
         "champion#6",
+        "champion#7",
     ]
     assert journal(root, NAME)[-1].reason == "rollback: flickers at night"
-    assert [version.version for version in list_versions(root, NAME)] == ["v0.1.0", "v0.2.0", "v0.3.0"]
+    assert [version.version for version in list_versions(root, NAME)] == ["v0.1.0", "v0.2.0", "v0.3.0", "v0.4.0"]
 
     # GTO reads the same tags, DVC brings the bundle from another folder, by tag and without our code
     away = tmp_path / "away"
     away.mkdir()
-    assert "v0.3.0" in command(root, str(Path(sys.executable).with_name("gto")), "show")
+    assert "v0.4.0" in command(root, str(Path(sys.executable).with_name("gto")), "show")
     dvc(away, "artifacts", "get", str(root), NAME, "--rev", "v0.2.0", "-o", "second")
     dvc(away, "artifacts", "get", str(root), NAME, "--stage", "champion", "-o", "champion")
-    dvc(away, "get", str(root), "release", "--rev", "sana-video@v0.3.0", "-o", "third")
+    dvc(away, "get", str(root), "release", "--rev", "sana-video@v0.4.0", "-o", "third")
     digests = [verify_bundle(away / name) for name in ("champion", "second", "third")]
     assert digests == [version.digest for version in (first, second, third)]
 
@@ -179,7 +197,7 @@ def test_the_life_of_a_model(tmp_path: Path, nobody: None) -> None:
     with pytest.raises(ValueError, match="autoencoder/weights: damaged"):
         fetch(root, "sana-video@champion", target)
     shutil.rmtree(target)
-    fetch(root, "sana-video@v0.3.0", target)
+    fetch(root, "sana-video@v0.4.0", target)
     assert verify_bundle(target) == third.digest
 
 
@@ -206,7 +224,11 @@ def test_what_is_refused(tmp_path: Path, nobody: None) -> None:
     with pytest.raises(ValueError, match="no default DVC remote"):
         register(root, root / "release", NAME)
     git(root, "checkout", "-q", "--", ".dvc/config")
-    git(root, "checkout", "-q", "-b", registry.BRANCH)
+    preflight(root)
+    git(root, "worktree", "add", "-q", "-b", registry.BRANCH, str(tmp_path / "elsewhere"))
+    for place in (root, tmp_path / "elsewhere"):
+        with pytest.raises(ValueError, match="the branch releases is checked out"):
+            preflight(place)
     with pytest.raises(ValueError, match="the branch releases is checked out"):
         register(root, root / "release", NAME)
     assert list_versions(root, NAME) == [] and journal(root, NAME) == []
