@@ -13,7 +13,7 @@ from infra import registry
 
 
 def run_demo(root: Path) -> tuple[int, str]:
-    """Films, journey, one sample of the newest version: exit code, and what there is to say in the end."""
+    """Films, journey, one sample of the version it made: exit code, and what there is to say in the end."""
     code = material.main(["--raw", str(root / "data" / "raw")])
     if code != 0:
         return code, "the demo's films could not be fetched"
@@ -24,9 +24,10 @@ def run_demo(root: Path) -> tuple[int, str]:
 
 
 def _sample(root: Path) -> Path:
-    """One film of the newest version, made once."""
-    newest = registry.list_versions(root, parameters.load(root / "params.yaml").release.name)[-1]
-    called = f"{newest.name}@{newest.version}"
+    """One film of the version that release/ was registered as, made once."""
+    made = registry.registered(root, root / "release", parameters.load(root / "params.yaml").release.name)
+    assert made is not None, "a journey that succeeds has registered release/"
+    called = f"{made.name}@{made.version}"
     out = root / "samples" / f"{called}.mp4"
     if not out.is_file():
         request = Request(called, PROMPTS[0], None, None, None, None, None, None, None, seed=0)

@@ -51,14 +51,15 @@ def run_and_register(
     home = Path(root).resolve()
     try:
         workspace.prepare_repository(home)
-        place = workspace.prepare_worktree(home, name, overrides) if worktree else home
-        params = workspace.load_params(place, () if worktree else overrides)
-        run = run_graph(name, place, targets, params)
-        if run.failures:
-            return end(run)
-        done = register(place, params)
-        if worktree:
-            workspace.bring_home(home, place, run)
+        registry.preflight(home)
+        with workspace.place_of(name, home, worktree=worktree, overrides=overrides) as place:
+            params = workspace.load_params(place, () if worktree else overrides)
+            run = run_graph(name, place, targets, params)
+            if run.failures:
+                return end(run)
+            done = register(place, params)
+            if worktree:
+                workspace.bring_home(home, place, run)
         return Completed(message=f"{run.told()}; {done.told()}\n{_closing(run, done, params)}", data=0)
     except (ValueError, OSError, RuntimeError, gates.GateRed, gates.GateBroken) as error:
         return workspace.failed(error)
@@ -71,19 +72,29 @@ def register(root: Path, params: Params) -> Registered:
     """
     require_same_gate(root)
     version, new = registry.register(root, root / "release", params.release.name)
-    champion, note = True, ""
-    if version.uncommitted:
-        champion, note = False, f"made with uncommitted changes: {', '.join(version.uncommitted[:5])}"
-    elif new:
-        registry.promote(root, version.name, version.version, reason="the release gate is green")
-    else:
-        holder = registry.champion(root, version.name)
-        champion = holder is not None and holder.version == version.version
-        note = "" if champion else f"champion is {holder.version if holder else 'none'}"
-    done = Registered(version, new, champion, note)
+    done = settle(root, version, new)
     get_run_logger().info("%s", done.told())
     create_table_artifact(key="registry", table=versions.rows(root, version.name))
     return done
+
+
+def settle(root: Path, version: registry.Version, new: bool) -> Registered:
+    """Make a version champion whose release gate is green, unless it was one before or its commit lacks something."""
+    champion, note = True, ""
+    if version.uncommitted:
+        champion, note = False, f"made with uncommitted changes: {', '.join(version.uncommitted[:5])}"
+    elif _was_champion(root, version):  # one that was rolled back stays so
+        holder = registry.champion(root, version.name)
+        champion = holder is not None and holder.version == version.version
+        note = "" if champion else f"champion is {holder.version if holder else 'none'}"
+    else:  # a new one, or one that an interrupted run left a candidate
+        registry.promote(root, version.name, version.version, reason="the release gate is green")
+    return Registered(version, new, champion, note)
+
+
+def _was_champion(root: Path, version: registry.Version) -> bool:
+    entries = registry.journal(root, version.name)
+    return any(entry.stage == registry.CHAMPION and entry.commit == version.commit for entry in entries)
 
 
 def _closing(run: Run, done: Registered, params: Params) -> str:
