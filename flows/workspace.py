@@ -7,10 +7,13 @@ not done yet. Lock and outputs come home through the cache, unless the checkout 
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +27,16 @@ from flows.bridge import Stage, read_graph
 from flows.graph_run import Run, end, run_graph
 from flows.params import Params
 from flows.processes import Processes
-from infra.registry import ensure_repository
+from infra.registry import CommandFailed, ensure_repository
 from infra.settings import load_yaml, override
 from infra.stage import classify
 from infra.storage import atomic_text
 
 COUPLING = ("dvc.yaml", "params.yaml", "versions.yaml")
+
+
+class Busy(RuntimeError):
+    """Another run of the same flow works in the worktree."""
 
 
 def run_in_workspace(
@@ -39,23 +46,25 @@ def run_in_workspace(
     home = Path(root).resolve()
     try:
         prepare_repository(home)
-        place = prepare_worktree(home, name, overrides) if worktree else home
-        run = run_graph(name, place, targets, load_params(place, () if worktree else overrides))
-        if worktree:
-            bring_home(home, place, run)
+        with place_of(name, home, worktree=worktree, overrides=overrides) as place:
+            run = run_graph(name, place, targets, load_params(place, () if worktree else overrides))
+            if worktree:
+                bring_home(home, place, run)
         return end(run)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         return failed(error)
 
 
 def prepare_repository(root: Path) -> None:
     """A project out of an unpacked archive becomes a git repository, and says so: versions are commits."""
     if ensure_repository(root):
-        get_run_logger().warning("%s was no git repository: made one, with everything in its first commit", root)
+        get_run_logger().warning("%s had no commit: made the first one, with everything in it", root)
 
 
 def failed(error: Exception) -> State[Any]:
     """The end of a flow that `error` stopped: a known mistake as one line with its exit code, else a traceback."""
+    if isinstance(error, (Busy, CommandFailed)):
+        return Failed(message=str(error), data=1)
     outcome = classify(error)
     if outcome.kind == "failed":
         get_run_logger().exception("the flow failed")
@@ -67,6 +76,29 @@ def load_params(root: Path, overrides: Sequence[str]) -> Params:
     if overrides:
         raise ValueError(f"--set {overrides[0]}: a flow reads params.yaml as it stands; edit it, or add --worktree")
     return parameters.load(root / "params.yaml")
+
+
+@contextmanager
+def place_of(name: str, root: Path, *, worktree: bool, overrides: Sequence[str]) -> Iterator[Path]:
+    """Where flow `name` works: the checkout, or its worktree, which is its own as long as the block lasts.
+
+    Raises Busy when another run of the flow is in the worktree. The kernel frees the lock when its holder dies.
+    """
+    if not worktree:
+        yield root
+        return
+    path = root / ".worktrees" / f"{name}.lock"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise Busy(f"{name} is already running in {path.with_suffix('')}, pid {lock.read() or 'unknown'}") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield prepare_worktree(root, name, overrides)
 
 
 def prepare_worktree(root: Path, name: str, overrides: Sequence[str]) -> Path:
@@ -101,7 +133,9 @@ def bring_home(root: Path, place: Path, run: Run) -> None:
     _merge_lock(root, place, done)
     outs = [out for name in done for out in read_graph(root)[name].outs]
     processes = Processes()
-    code, tail = processes.run([sys.executable, "-m", "dvc", "checkout", *outs], cwd=root, log=log.info)
+    code, tail = processes.run(
+        [sys.executable, "-m", "dvc", "--wait-for-lock", "checkout", *outs], cwd=root, log=log.info
+    )
     if code != 0:
         _restore(root / "dvc.lock", before)
         log.warning("the results stay in %s: %s", place, tail[-1] if tail else "dvc checkout failed")
@@ -167,7 +201,7 @@ def _sources(root: Path, graph: Mapping[str, Stage]) -> set[Path]:
 def _git(root: Path, *words: str) -> str:
     done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
     if done.returncode != 0:
-        raise OSError(f"git {words[0]} in {root}: {' '.join(done.stderr.split())}")
+        raise CommandFailed(f"git {words[0]} in {root}: {' '.join(done.stderr.split())}")
     return done.stdout.strip()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,6 +108,38 @@ def test_a_worktree_works_on_what_is_committed_and_brings_it_home(
     lock = (small_project / "dvc.lock").read_bytes()
     assert curate(small_project, worktree=True, overrides=("train.seed=2",)).is_completed()
     assert (small_project / "dvc.lock").read_bytes() == lock  # the checkout asks for something else
+
+
+def test_a_worktree_in_use_is_refused_in_one_line(small_project: Path, curate: Callable[..., Any]) -> None:
+    import fcntl
+
+    from flows.run import _code
+
+    (small_project / ".worktrees").mkdir()
+    with (small_project / ".worktrees" / "curate.lock").open("w") as lock:
+        lock.write("4321")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        state = curate(small_project, worktree=True)
+    assert state.message == f"curate is already running in {small_project}/.worktrees/curate, pid 4321"
+    assert _code(state) == 1
+    assert not (small_project / ".worktrees" / "curate").exists()
+
+
+def test_a_release_that_cannot_be_registered_ends_before_anything_runs(small_project: Path, prefect_home: Path) -> None:
+    from flows.journey import journey
+
+    state = journey(root=str(small_project), return_state=True)
+    assert "no default DVC remote" in str(state.message)
+    assert not (small_project / "runs").exists()
+
+
+def test_git_that_refuses_is_one_line(small_project: Path, curate: Callable[..., Any]) -> None:
+    shutil.rmtree(small_project / ".git")
+    (small_project / ".git").write_text("gitdir: nowhere\n")
+    state = curate(small_project)
+    assert "fatal: not a git repository" in state.message
+    assert "\n" not in state.message
 
 
 @pytest.mark.slow
