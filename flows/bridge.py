@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from flows.processes import Processes
+from flows.processes import TRAINING_GRACE_SECONDS, Processes
 
 if TYPE_CHECKING:
     from flows.params import FlowParams
@@ -174,7 +174,8 @@ def run_stage(
         if result.outcome != "transient" or attempt == flow.retries:
             break
         log(f"{stage.name}: {result.reason}; again in {flow.retry_seconds:g} s ({attempt + 1} of {flow.retries})")
-        time.sleep(flow.retry_seconds)
+        if processes.stopped_within(flow.retry_seconds):
+            break
     return StageResult(stage.name, result.outcome, time.monotonic() - started, result.reason, counters=result.counters)
 
 
@@ -200,10 +201,13 @@ def _name(root: Path, stage: Any) -> str:
 def _repro(root: Path, name: str, processes: Processes, log: Log) -> StageResult:
     status = status_path(root, name)
     status.unlink(missing_ok=True)
-    command = [*_dvc(), "--wait-for-lock", "repro", "-s", name]
+    command = [*_dvc(), "repro", "-s", name]
     try:
         code, tail = processes.run(
-            command, cwd=root, log=lambda line: None if line.strip().startswith(_ADVICE) else log(line)
+            command,
+            cwd=root,
+            log=lambda line: None if line.strip().startswith(_ADVICE) else log(line),
+            grace=TRAINING_GRACE_SECONDS if name.partition("@")[0] == "train" else None,
         )
     except InterruptedError as stopped:
         return StageResult(name, "crashed", reason=str(stopped))
@@ -239,7 +243,7 @@ def _dvc_says(tail: Sequence[str], code: int) -> str:
 
 
 def _dvc() -> list[str]:
-    return [sys.executable, "-m", "dvc"]
+    return [sys.executable, "-m", "dvc", "--wait-for-lock"]
 
 
 def _one_line(text: str) -> str:

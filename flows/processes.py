@@ -19,7 +19,11 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)  # found before any fork: the child may do little between fork and exec
-GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL: time for a training stage to finish its step and save
+GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL: time to clean up
+# A training stage waits for its ranks, which finish a step and save; each waits longer than what is below it.
+RANKS_GRACE_SECONDS = 60.0
+TRAINER_GRACE_SECONDS = 70.0
+TRAINING_GRACE_SECONDS = 80.0
 TAIL_LINES = 30
 
 
@@ -27,9 +31,9 @@ class Processes:
     """The process groups a walk has started and not yet seen end."""
 
     def __init__(self, grace: float = GRACE_SECONDS) -> None:
-        self._running: dict[int, subprocess.Popen[str]] = {}
+        self._running: dict[int, tuple[subprocess.Popen[str], float]] = {}
         self._lock = threading.Lock()
-        self._stopped = False
+        self._stopped = threading.Event()
         self._grace = grace
 
     def run(
@@ -39,14 +43,16 @@ class Processes:
         cwd: Path,
         log: Callable[[str], None],
         variables: Mapping[str, str] | None = None,
+        grace: float | None = None,
     ) -> tuple[int, list[str]]:
         """Run `command` with this Python's programs first on PATH, hand each line it prints to `log`, and return its
-        exit code and its last lines. `variables` are added to the environment.
+        exit code and its last lines. `variables` are added to the environment; `grace` is this command's
+        own, where it needs more.
 
         Raises InterruptedError when the walk has been stopped, before or while the command ran.
         """
         with self._lock:
-            if self._stopped:
+            if self._stopped.is_set():
                 raise InterruptedError("the flow was stopped")
             child = subprocess.Popen(
                 [*_environment(variables or {}), *command],
@@ -59,38 +65,45 @@ class Processes:
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
-            self._running[child.pid] = child
+            entry = (child, self._grace if grace is None else grace)
+            self._running[child.pid] = entry
         try:
             tail = _follow(child, log)
             code = child.wait()
         except BaseException:
-            self._end([child])
+            self._end([entry])
             raise
         finally:
             with self._lock:
                 self._running.pop(child.pid, None)
-        if self._stopped:
+        if self._stopped.is_set():
             raise InterruptedError("the flow was stopped")
         return code, tail
 
     def stop(self) -> None:
         """End every running group, SIGTERM first, SIGKILL after the grace; later calls of `run` refuse."""
         with self._lock:
-            self._stopped = True
+            self._stopped.set()
             running = list(self._running.values())
         self._end(running)
 
-    def _end(self, children: Sequence[subprocess.Popen[str]]) -> None:
-        for child in children:
+    def stopped_within(self, seconds: float) -> bool:
+        """Wait that long, or until the walk is stopped; True if it is."""
+        return self._stopped.wait(seconds)
+
+    def _end(self, children: Sequence[tuple[subprocess.Popen[str], float]]) -> None:
+        for child, _ in children:
             _signal_group(child.pid, signal.SIGTERM)
-        deadline = time.monotonic() + self._grace
-        while any(_group_alive(child.pid) for child in children) and time.monotonic() < deadline:
-            for child in children:
+        start = time.monotonic()
+        left = dict(children)
+        while left:
+            for child, grace in list(left.items()):
                 child.poll()
-            time.sleep(0.05)
-        for child in children:
-            _signal_group(child.pid, signal.SIGKILL)
-            child.wait()
+                if not _group_alive(child.pid) or time.monotonic() - start > grace:
+                    _signal_group(child.pid, signal.SIGKILL)
+                    child.wait()
+                    del left[child]
+            time.sleep(0.05 if left else 0.0)
 
 
 def _environment(variables: Mapping[str, str]) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.params import Params
-from flows.processes import Processes
+from flows.processes import RANKS_GRACE_SECONDS, TRAINER_GRACE_SECONDS, Processes
 from infra import gates
 from infra.stage import Progress, run
 from infra.storage import atomic_write
@@ -39,7 +39,6 @@ ONE_HOST = (
     "--main_process_port",
     "0",
 )
-GRACE_SECONDS = 60.0  # between SIGTERM and SIGKILL of the ranks: one step and one checkpoint
 
 
 def train_stage(name: str, params: Params, root: Path, arguments: list[str]) -> int:
@@ -58,7 +57,7 @@ def train_stage(name: str, params: Params, root: Path, arguments: list[str]) -> 
         _show_curve(name, root)
         return _counters(root / "models" / name, params.train.launch.processes)
 
-    return run(f"train@{name}", work, root=root)
+    return run(f"train@{name}", work, root=root, grace=TRAINER_GRACE_SECONDS)
 
 
 def open_gates(stage: StageParams, root: Path) -> None:
@@ -131,7 +130,7 @@ def _launch(processes: int, arguments: list[str], root: Path) -> None:
     """Start the ranks and wait for all of them. RuntimeError with the last thing they said when one fails."""
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", *ONE_HOST, "--num_processes", str(processes)]
     command = [*accelerate, "--module", "flows.cli", *arguments, "--launched"]
-    code, tail = Processes(GRACE_SECONDS).run(command, cwd=root, log=lambda line: print(line, file=sys.stderr))
+    code, tail = Processes(RANKS_GRACE_SECONDS).run(command, cwd=root, log=lambda line: print(line, file=sys.stderr))
     if code != 0:
         told = next((line for line in reversed(tail) if "Error" in line), tail[-1] if tail else "no output")
         raise RuntimeError(f"training on {processes} processes ended with {code}: {told.strip()}")

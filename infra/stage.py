@@ -99,8 +99,8 @@ class Progress:
                 print(_state(label, done, total, now - start), file=self._stream, flush=True)
 
 
-def run(name: str, work: Callable[[Progress], Counters | None], *, root: Path) -> int:
-    """Do `work` as the stage `name` and return the exit code.
+def run(name: str, work: Callable[[Progress], Counters | None], *, root: Path, grace: float = _GRACE_SECONDS) -> int:
+    """Do `work` as the stage `name` and return the exit code; `grace`: seconds to end in once the parent is gone.
 
     Writes root/runs/status/<name>.json at the end (none while it runs, so that a killed stage leaves none), the
     traceback of a failure to root/runs/logs/<name>.log, and one line on stderr. A second run of the same stage at the
@@ -115,7 +115,7 @@ def run(name: str, work: Callable[[Progress], Counters | None], *, root: Path) -
         status = root / "runs" / "status" / f"{name}.json"
         status.unlink(missing_ok=True)
         start = time.monotonic()
-        outcome, counters = _do(name, work, root)
+        outcome, counters = _do(name, work, root, grace)
         atomic_text(status, _status(name, outcome, counters, time.monotonic() - start))
         print(f"{name}: {outcome.reason}{_told(counters)}", file=sys.stderr, flush=True)
         return outcome.exit_code
@@ -142,9 +142,9 @@ def classify(error: BaseException) -> Outcome:
     return Outcome("failed", 1, f"{type(error).__name__}: {text}")
 
 
-def _do(name: str, work: Callable[[Progress], Counters | None], root: Path) -> tuple[Outcome, Counters]:
+def _do(name: str, work: Callable[[Progress], Counters | None], root: Path, grace: float) -> tuple[Outcome, Counters]:
     try:
-        with _terminable(), _bound_to_parent():
+        with _terminable(), _bound_to_parent(grace):
             counters = work(Progress(name)) or {}
         return Outcome("ok", 0, "done"), counters
     except (Exception, KeyboardInterrupt, Terminated) as error:
@@ -249,7 +249,7 @@ def _terminable() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _bound_to_parent() -> Iterator[None]:
+def _bound_to_parent(grace: float) -> Iterator[None]:
     """End with the process that started us, even where kill -9 gives it no chance to say so.
 
     dvc may start a stage through `sh -c`, so two things are watched: the kernel tells of the direct parent's death, and
@@ -262,7 +262,7 @@ def _bound_to_parent() -> Iterator[None]:
         return
     done = threading.Event()
     _signal_at_parents_death(signal.SIGTERM)
-    watch = threading.Thread(target=_watch, args=(parent, done), daemon=True, name="parent-watch")
+    watch = threading.Thread(target=_watch, args=(parent, done, grace), daemon=True, name="parent-watch")
     watch.start()
     try:
         yield
@@ -287,12 +287,12 @@ def _asker() -> psutil.Process | None:
     return None
 
 
-def _watch(parent: psutil.Process, done: threading.Event) -> None:
+def _watch(parent: psutil.Process, done: threading.Event, grace: float) -> None:
     while _lives(parent):
         if done.wait(_POLL_SECONDS):
             return
     os.kill(os.getpid(), signal.SIGTERM)
-    if done.wait(_GRACE_SECONDS):
+    if done.wait(grace):
         return
     for child in psutil.Process().children(recursive=True):  # stuck in native code: no handler ran
         with contextlib.suppress(psutil.Error):

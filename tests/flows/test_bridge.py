@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import pytest
 
 from flows import bridge
 from flows.bridge import StageResult
-from flows.processes import Processes
+from flows.processes import RANKS_GRACE_SECONDS, TRAINING_GRACE_SECONDS, Processes
 
 
 def orders(root: Path, **stages: dict[str, Any]) -> None:
@@ -148,6 +149,62 @@ def test_a_missing_source_is_told_in_dvcs_words(small_project: Path) -> None:
     results = go(small_project, "d")
     assert results["d"].outcome == "crashed"
     assert "raw" in results["d"].reason
+
+
+def test_a_walk_waits_for_dvcs_lock(small_project: Path) -> None:
+    """Somebody's own `dvc` in the checkout is no mistake of the flow's user."""
+    from dvc.repo import Repo
+
+    with Repo(str(small_project)) as repo:
+        repo.lock.lock()
+        threading.Timer(8.0, repo.lock.unlock).start()
+        assert "d" in bridge.changed_stages(small_project, Processes())
+
+
+def test_stopping_ends_the_wait_before_a_retry(small_project: Path) -> None:
+    orders(small_project, d={"kind": "transient"})
+    processes, said = Processes(grace=2.0), threading.Event()
+    threading.Thread(target=_when(said.is_set, processes.stop), daemon=True).start()
+    flow: Any = SimpleNamespace(retries=1, retry_seconds=300.0)
+
+    def log(line: str) -> None:
+        if "again in" in line:
+            said.set()
+
+    stage = bridge.Stage("d", (), ())
+    start = time.monotonic()
+    result = bridge.run_stage(small_project, stage, above=[], changed={"d"}, flow=flow, processes=processes, log=log)
+    assert (result.outcome, said.is_set()) == ("transient", True)
+    assert time.monotonic() - start < 60
+
+
+def test_a_training_stage_gets_longer_than_its_ranks_to_end(small_project: Path) -> None:
+    granted: dict[str, float | None] = {}
+
+    class Noted(Processes):
+        def run(self, command: Any, **rest: Any) -> tuple[int, list[str]]:
+            granted[command[-1]] = rest.get("grace")
+            return super().run(["true"], **rest)
+
+    flow: Any = SimpleNamespace(retries=0, retry_seconds=0.0)
+    for name in ("train@t2i", "d"):
+        stage = bridge.Stage(name, (), ())
+        bridge.run_stage(small_project, stage, above=[], changed={name}, flow=flow, processes=Noted(), log=print)
+    assert granted == {"train@t2i": TRAINING_GRACE_SECONDS, "d": None}
+    assert TRAINING_GRACE_SECONDS >= RANKS_GRACE_SECONDS + 15
+
+
+def test_a_command_may_have_a_grace_of_its_own(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, signal, sys, time\n"
+        "def end(*_):\n    time.sleep(1.5); pathlib.Path('saved').touch(); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, end); pathlib.Path('ready').touch(); time.sleep(60)\n"
+    )
+    processes = Processes(grace=0.2)
+    threading.Thread(target=_when((tmp_path / "ready").exists, processes.stop), daemon=True).start()
+    with pytest.raises(InterruptedError):
+        processes.run([sys.executable, "-c", code], cwd=tmp_path, log=print, grace=30.0)
+    assert (tmp_path / "saved").exists()
 
 
 def test_stop_kills_the_whole_group(small_project: Path) -> None:
