@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     cls=Program,
     no_args_is_help=True,
+    invoke_without_command=True,  # for --print-config alone
     pretty_exceptions_enable=False,
     help="SANA-Video end to end: from raw videos to a released model.",
     epilog="--root, --params, --set, --print-config and --json may stand anywhere on the line.",
@@ -67,6 +68,8 @@ def start(
 
         typer.echo(render(_params(context)), nl=False)
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        context.fail("Missing command.")
 
 
 def _app(context: typer.Context) -> AppContext:

@@ -40,7 +40,7 @@ def examine(root: Path) -> list[dict[str, Any]]:
     """Every check, as plain rows."""
     return [
         asdict(check)
-        for look in (_python, _libraries, _kernels, _disk, _git, _dvc, _params, _prefect)
+        for look in (_python, _libraries, _device, _disk, _git, _dvc, _params, _prefect)
         for check in look(root)
     ]
 
@@ -55,15 +55,14 @@ def _libraries(root: Path) -> Iterator[Check]:
         try:
             yield Check(name, True, version(name))
         except PackageNotFoundError:
-            yield Check(name, False, "not installed; run `make install`")
+            yield Check(name, False, "not installed; `make demo` or `make test` brings it")
 
 
-def _kernels(root: Path) -> Iterator[Check]:
+def _device(root: Path) -> Iterator[Check]:
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    path = "triton" if torch.cuda.is_available() else "plain torch"
-    yield Check("kernels", True, f"{path} (GPU: {device}, {torch.get_num_threads()} CPU threads)")
+    yield Check("device", True, f"GPU: {device}, {torch.get_num_threads()} CPU threads")
 
 
 def _disk(root: Path) -> Iterator[Check]:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from data_pipeline.params import DataParams
 from eval.params import EvalParams, ReleaseParams
+from infra.registry import is_name
 from infra.settings import load_yaml, override, validate
 from infra.tracking import TrackingParams
 from sana_video.autoencoder import AutoencoderParams
@@ -109,6 +110,8 @@ def _mistakes(params: Params) -> Iterator[str]:
             yield f"data.views.{name}: after is {view.after}, but {view.autoencoder} asks for train-{maker}"
     yield from _size_mistakes(params)
     yield from _eval_mistakes(params)
+    if not is_name(params.release.name):
+        yield f"release.name {params.release.name!r} cannot name a model: small letters, digits and '-', a letter first"
 
 
 def _stage_mistakes(params: Params, name: str, stage: StageParams, known: set[str]) -> Iterator[str]:

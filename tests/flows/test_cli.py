@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -65,6 +66,7 @@ def test_a_training_rank_imports_neither_prefect_nor_dvc_nor_mlflow() -> None:
         (("sample", "--model", "nosuch", "--prompt", "x", "--out", "a.mp4"), 2, "no such folder"),
         (("sample", "--model", ".", "--prompt", "x", "--out", "a.gif"), 2, ".mp4"),
         (("sample", "--model", ".", "--prompt", "x", "--out", "a.mp4", "--size", "9"), 2, "HEIGHTxWIDTH"),
+        (("--set", "release.name=2-models-", "train", "plan"), 2, "release.name"),
         (("recipe", "use", "nosuch"), 2, "no recipe called 'nosuch'"),
         (("flow", "run", "nosuch"), 2, "no flow called 'nosuch'"),
         (("release", "package"), 3, "there is no verdict"),
@@ -97,6 +99,20 @@ def test_plan_and_print_config(project: Path) -> None:
     assert [row["stage"] for row in rows][:2] == ["autoencoder", "t2i"]
     shown = yaml.safe_load(sana(project, "train", "plan", "--set", "train.seed=5", "--print-config").stdout)
     assert shown["train"]["seed"] == 5
+    alone = sana(project, "--set", "train.seed=6", "--print-config")
+    assert (alone.exit_code, yaml.safe_load(alone.stdout)["train"]["seed"]) == (0, 6)
+    nothing = sana(project, "--json")
+    assert (nothing.exit_code, "Missing command" in nothing.output) == (2, True)
+
+
+def test_doctor_names_targets_that_exist_and_only_what_is_there(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import doctor
+
+    monkeypatch.setattr(doctor, "LIBRARIES", ("no-such-library",))
+    rows = [vars(check) for look in (doctor._libraries, doctor._device) for check in look(project)]
+    targets = set(re.findall(r"`make ([a-z-]+)`", rows[0]["found"]))
+    assert targets and targets <= set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert "triton" not in str(rows)
 
 
 def test_using_a_recipe_keeps_the_old_params_and_refuses_a_bad_one(project: Path) -> None:
