@@ -10,7 +10,7 @@ import fcntl
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,27 +39,6 @@ class RunLog(Protocol):
         """A file to keep with the run."""
 
 
-class Tracker(Protocol):
-    """Where runs are recorded."""
-
-    def run(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> AbstractContextManager[RunLog]:
-        """A run that ends as FINISHED, or FAILED if its block raises. Nested params are flattened to dotted keys."""
-
-
-class NullTracker:
-    """Keeps nothing: for the ranks of a training that are not the first."""
-
-    def run(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> AbstractContextManager[RunLog]:
-        """A run that forgets what it is told."""
-        return nullcontext(self)
-
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Forget."""
-
-    def artifact(self, path: Path) -> None:
-        """Forget."""
-
-
 class MlflowTracker:
     """Runs in an MLflow experiment, which is made if it is not there. `root` holds SQLite file and artifacts."""
 
@@ -71,7 +50,7 @@ class MlflowTracker:
 
     @contextmanager
     def run(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> Iterator[RunLog]:
-        """Record a run; see `Tracker.run`."""
+        """A run that ends as FINISHED, or FAILED if its block raises. Nested params are flattened to dotted keys."""
         from mlflow.entities import Param
 
         run_id = self._client.create_run(self._experiment, run_name=name, tags=dict(tags)).info.run_id

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from infra.tracking import NullTracker, TrackingParams, open_tracker
+from infra.tracking import TrackingParams, open_tracker
 
 PARAMS = TrackingParams(uri="sqlite:///mlflow.db", experiment="sana-video")
 
@@ -43,13 +43,6 @@ def test_curves_params_tags_and_files_can_be_read_back(tmp_path: Path, monkeypat
     fetched = Path(client.download_artifacts(done.info.run_id, "sample.mp4", str(elsewhere)))
     assert fetched.read_bytes() == video.read_bytes()
     assert not (elsewhere / "mlruns").exists() and (tmp_path / "mlartifacts").is_dir()
-
-
-def test_the_null_tracker_keeps_nothing(tmp_path: Path) -> None:
-    with NullTracker().run("t2i", {}, {}) as run:
-        run.metrics({"loss": 1.0}, 1)
-        run.artifact(tmp_path)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_kind_of_address_is_refused() -> None:
