@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import html
+import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
+LARGEST = sys.float_info.max  # between its negative and itself lies every finite number
+_NAMES = {
+    "ExpectColumnPairValuesAToBeGreaterThanB": "the first is greater than the second",
+    "ExpectColumnPairValuesToBeEqual": "both are equal",
+    "ExpectColumnToExist": "the column exists",
+    "ExpectColumnValuesToBeBetween": "each value within limits",
+    "ExpectColumnValuesToBeInSet": "each value is one of",
+    "ExpectColumnValuesToBeUnique": "no value twice",
+    "ExpectColumnValuesToNotBeNull": "no value is missing",
+    "ExpectCompoundColumnsToBeUnique": "no combination twice",
+    "ExpectTableRowCountToBeBetween": "number of rows within limits",
+    "ExpectTableRowCountToEqual": "number of rows",
+}
 _WORDS = {
     "green": "every rule holds; what follows may go on",
     "red": "the data break a rule; nothing below this gate runs",
@@ -78,10 +93,54 @@ def _section(name: str, section: Mapping[str, Any]) -> str:
 def _cells(rule: Mapping[str, Any]) -> str:
     mark = "yes" if rule["ok"] else "warn" if rule["severity"] == "warning" else "no"
     word = {"yes": "holds", "warn": "warning", "no": "fails"}[mark]
-    limits = ", ".join(f"{key} {value}" for key, value in rule["limits"].items())
-    name = str(rule["rule"]).removeprefix("Expect")
-    values = (name, rule["column"], limits, rule["observed"], rule["unexpected_count"])
-    return f'<td class="{mark}">{word}</td>' + "".join(f"<td>{_text(_short(value))}</td>" for value in values)
+    name = f'<span title="{_text(rule["rule"])}">{_text(_name(str(rule["rule"])))}</span>'
+    values = (rule["column"], _limits(rule["limits"]), observed_text(rule["observed"]), rule["unexpected_count"])
+    cells = "".join(f"<td>{_text(_short(value))}</td>" for value in values)
+    return f'<td class="{mark}">{word}</td><td>{name}</td>{cells}'
+
+
+def _name(rule: str) -> str:
+    """The rule in words: those of `_NAMES`, else the words that its own name is made of."""
+    spelled = re.sub(r"(?<!^)(?=[A-Z])", " ", rule.removeprefix("Expect")).lower()
+    return _NAMES.get(rule, spelled.replace(" to ", " "))
+
+
+def is_finite(limits: Mapping[str, Any]) -> bool:
+    """True for limits that only shut out what is no finite number."""
+    return limits.get("min_value") == -LARGEST and limits.get("max_value") == LARGEST
+
+
+def _limits(limits: Mapping[str, Any]) -> str:
+    """The limits in words: `0.2 to 1`, `at least 3`, `at most 30`, `finite`; others by their names."""
+    said = [f"{key} {_short(value)}" for key, value in limits.items() if key not in _LIMITS]
+    values = limits.get("value_set", [limits["value"]] if "value" in limits else [])
+    words = [", ".join(map(_short, values)), _range(limits), *said]
+    return ", ".join(word for word in words if word)
+
+
+_LIMITS = ("min_value", "max_value", "value", "value_set")
+
+
+def _range(limits: Mapping[str, Any]) -> str:
+    low, high = limits.get("min_value"), limits.get("max_value")
+    if is_finite(limits):
+        return "finite"
+    if low is None:
+        return "" if high is None else f"at most {_short(high)}"
+    if high is None:
+        return f"at least {_short(low)}"
+    return _short(low) if low == high else f"{_short(low)} to {_short(high)}"
+
+
+def observed_text(observed: Any) -> str:
+    """What a rule saw, in words: a value, several, the range of a column, or how many values there were."""
+    if isinstance(observed, Mapping):
+        if "lowest" in observed:
+            return f"{_short(observed['lowest'])} to {_short(observed['highest'])}"
+        return f"{observed['values']} values" if "values" in observed else str(dict(observed))
+    if isinstance(observed, list):
+        return ", ".join(map(_short, observed))
+    return _short(observed)
 
 
 def _examples(rule: Mapping[str, Any]) -> str:

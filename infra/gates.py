@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra.gate_page import render
+from infra.gate_page import LARGEST, is_finite, observed_text, render
 from infra.storage import atomic_text, digest
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 GATES_VERSION = 1
 
 _EXAMPLES = 20
-_LARGEST = 1.7976931348623157e308
 _SEVERITIES = ("critical", "warning")
 _NULL_RULES = {"ExpectColumnValuesToBeNull", "ExpectColumnValuesToNotBeNull"}
 _COLUMN_KEYS = ("column", "column_A", "column_B", "column_list")
@@ -210,7 +209,7 @@ def _taken_for_granted(section: Section) -> list[Rule]:
             if column not in section.nullable and not _declared(section.rules, column)
         ),
         *(
-            expect("ExpectColumnValuesToBeBetween", column=column, min_value=-_LARGEST, max_value=_LARGEST)
+            expect("ExpectColumnValuesToBeBetween", column=column, min_value=-LARGEST, max_value=LARGEST)
             for column in columns
             if column in section.frame
             and section.frame[column].dtype.kind == "f"
@@ -309,10 +308,27 @@ def _result(rule: Rule, result: Any, section: Section) -> tuple[dict[str, Any], 
     if result.success and "element_count" not in found and "observed_value" not in found and not _existence(rule):
         return entry, f"{_label(rule)} passed without looking at anything"
     entry["ok"] = result.success
-    entry["observed"] = _plain(found.get("observed_value", found.get("element_count")))
+    entry["observed"] = _plain(found["observed_value"] if "observed_value" in found else _seen(rule, section.frame))
     entry["unexpected_count"] = _plain(found.get("unexpected_count"))
     entry["examples"] = _examples(found, section.key_column)
     return entry, None
+
+
+def _seen(rule: Rule, frame: pd.DataFrame) -> Any:
+    """What a rule over rows looked at: the value itself in a table of one row, else the column's range, or how many.
+
+    Great-expectations tells only how many values there were, and "1" says nothing of a loss.
+    """
+    columns = [column for column in rule.columns if column in frame]
+    if not columns:
+        return None
+    if len(frame) == 1:
+        row = ["null" if value is None else value for value in (frame[column].iloc[0] for column in columns)]
+        return row[0] if len(row) == 1 else row
+    values = frame[columns[0]]
+    if len(columns) == 1 and values.dtype.kind in "iuf" and values.notna().any():
+        return {"lowest": values.min(), "highest": values.max()}
+    return {"values": len(frame)}
 
 
 def _existence(rule: Rule) -> bool:
@@ -345,8 +361,9 @@ def _label(rule: Rule) -> str:
 
 def _phrase(section: str, rule: Mapping[str, Any]) -> str:
     limits = ", ".join(f"{key} {value}" for key, value in rule["limits"].items())
-    count = rule["unexpected_count"]
-    seen = f"{count} rows" if count else f"observed {rule['observed']}"
+    limits = "finite" if is_finite(rule["limits"]) else limits
+    count, observed = rule["unexpected_count"], rule["observed"]
+    seen = f"{count} rows" if count and isinstance(observed, Mapping) else f"observed {observed_text(observed)}"
     examples = f", first {', '.join(map(str, rule['examples'][:3]))}" if rule["examples"] else ""
     return f"{section}: {rule['rule']}({rule['column'] or ''}) {limits}: {seen}{examples}".replace(" :", ":")
 

@@ -116,6 +116,52 @@ def test_a_failure_names_the_rows() -> None:
     assert rule["examples"] == [f"c{i:02d}" for i in range(2, 22)]
 
 
+def of_one_row(**values: Any) -> Verdict:
+    rules = [
+        expect("ExpectColumnValuesToBeBetween", column="change", max_value=-0.2),
+        expect("ExpectColumnValuesToBeInSet", column="objective", value_set=["causal"]),
+    ]
+    frame = pd.DataFrame([{"stage": "t2i", "change": -0.5, "objective": "causal", **values}])
+    return evaluate("train-t2i", {"training": Section(frame, rules, "stage")}, {})
+
+
+def test_a_rule_tells_the_value_it_saw() -> None:
+    rules = of_one_row().sections["training"]["rules"]
+    assert [rule["observed"] for rule in rules[-2:]] == [-0.5, "causal"]
+    with pytest.raises(GateRed, match=r"\(change\) max_value -0.2: observed 0.07, first t2i"):
+        check(of_one_row(change=0.07))
+    for value, seen in ((math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf")):
+        assert of_one_row(change=value).sections["training"]["rules"][-2]["observed"] == seen
+    assert of_one_row(objective=None).sections["training"]["rules"][-1]["observed"] == "null"
+
+
+def test_of_many_rows_it_tells_the_range_or_how_many() -> None:
+    observed = {rule["rule"]: rule["observed"] for rule in judged(good()).sections["clips"]["rules"]}
+    assert observed["ExpectColumnValuesToBeBetween"] == {"lowest": 0.0, "highest": 2.9}
+    assert observed["ExpectColumnValuesToBeInSet"] == {"values": 30}
+    assert observed["ExpectColumnPairValuesAToBeGreaterThanB"] == {"values": 30}
+    assert observed["ExpectColumnMeanToBeBetween"] == pytest.approx(2 / 3)
+
+
+def test_the_page_speaks_of_values_and_limits(tmp_path: Path) -> None:
+    path = tmp_path / "gates" / "train-t2i.json"
+    write(of_one_row(change=0.0703125), path)
+    page = page_path(path).read_text()
+    for cells in (
+        "<td>change</td><td>finite</td><td>0.0703125</td>",
+        "<td>change</td><td>at most -0.2</td><td>0.0703125</td><td>1</td>",
+        "<td>objective</td><td>causal</td><td>causal</td>",
+        '<span title="ExpectColumnValuesToBeBetween">each value within limits</span>',
+    ):
+        assert cells in page
+    assert "e+308" not in page
+    write(judged(good(), [*RULES, expect("ExpectColumnValuesToMatchRegex", column="subset", regex="a")]), path)
+    page = page_path(path).read_text()
+    for words in ("<td>0 to 30</td><td>0 to 2.9</td>", "<td>train, val</td><td>30 values</td>", "at least 3"):
+        assert words in page
+    assert "column values match regex</span>" in page and "<td>regex a</td>" in page
+
+
 @pytest.mark.parametrize(
     ("frame", "verdict"),
     [
