@@ -156,13 +156,12 @@ class Reconstruction:
     def held_out(self, model: nn.Module, batches: Sequence[Batch]) -> dict[str, float]:
         """The trained `loss` on whole clips, `psnr` (dB, mean over clips), and `psnr_mean_colour`, that of showing each
         clip's mean colour instead."""
-        losses, errors, flat = [], [], []
+        losses: list[float] = []
+        errors, flat = [], []
         for batch in batches:
             video = as_video(batch.tensors["pixels"])
             shown = model(video).float()
-            losses.extend(
-                float(reconstruction_loss(*pair)) for pair in zip(shown.split(1), video.split(1), strict=True)
-            )
+            losses.extend(float(reconstruction_loss(r[None], v[None])) for r, v in zip(shown, video, strict=True))
             errors.append((shown.clamp(-1, 1) - video).square().flatten(1).mean(1))
             flat.append((video.mean((2, 3, 4), keepdim=True) - video).square().flatten(1).mean(1))
         error, mean_colour = torch.cat(errors), torch.cat(flat)
