@@ -36,6 +36,8 @@ header p { margin: .2rem 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .6rem; border-bottom: 1px solid var(--line); }
+td:nth-child(n+4) { overflow-wrap: anywhere; }
+td:nth-child(-n+3) { white-space: nowrap; }
 th { font-weight: 600; } code { font-size: .85em; overflow-wrap: anywhere; }
 .no, .warn { font-weight: 600; }
 .no { color: var(--red); } .warn { color: var(--broken); } .yes { color: var(--green); }
