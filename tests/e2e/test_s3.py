@@ -33,22 +33,22 @@ def test_a_prefix_is_curated_like_a_folder(
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     film = make_video(tmp_path / "film.mp4", seconds=4.0, fps=24, size=(160, 96), shots=2, seed=3)
     s3 = boto3.client("s3", endpoint_url=endpoint)
-    s3.create_bucket(Bucket="films")
-    s3.upload_file(str(film), "films", "raw/film.mp4")
+    s3.create_bucket(Bucket="studio")
+    s3.upload_file(str(film), "studio", "raw/film.mp4")
 
     project: Project = lay_out(tmp_path / "project")
     project.edit(shrink)
-    project.edit(lambda p: p["data"].update(batches={"film": {"path": "s3://films/raw"}}))
+    project.edit(lambda p: p["data"].update(batches={"film": {"path": "s3://studio/raw"}}))
     project.run("git", "init", "-q")
     project.dvc("repro", "score@film")
     videos = pq.read_table(project.root / "data/videos/film.parquet").to_pylist()
-    assert [(v["uri"], v["reason"]) for v in videos] == [("s3://films/raw/film.mp4", None)]
+    assert [(v["uri"], v["reason"]) for v in videos] == [("s3://studio/raw/film.mp4", None)]
     scores = pq.read_table(project.root / "data/scores/film.parquet").to_pylist()
     assert scores and all(row["reason"] is None for row in scores)
 
     project.forget_statuses()
     project.dvc("repro", "score@film")
     assert not project.ran(), "nothing changed in the bucket"
-    s3.upload_file(str(film), "films", "raw/again.mp4")
+    s3.upload_file(str(film), "studio", "raw/again.mp4")
     project.dvc("repro", "ingest@film")
     assert project.ran() == {"ingest@film"}
