@@ -271,16 +271,9 @@ def gate_release(context: typer.Context, overrides: Overrides = None, show: Show
 
 def _summary(folder: Path) -> dict[str, Any]:
     """summary.json of an evaluation. Raises ValueError when it is missing or damaged."""
-    path = folder / "summary.json"
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: run `sana-video eval report`")
-    try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} is no summary: it holds {type(found).__name__}")
-    return found
+    from eval.report.build import json_object
+
+    return json_object(folder / "summary.json", "summary", "sana-video eval report")
 
 
 def _baseline(root: Path, release: ReleaseParams) -> dict[str, Any]:

@@ -40,14 +40,19 @@ def build(root: Path, params: EvalParams, line: Sequence[str], sources: Sequence
 def training_summary(root: Path, stage: str) -> Row:
     """models/<stage>/summary.json. Raises ValueError when it is missing or not a summary."""
     path = root / "models" / stage / "summary.json"
+    return json_object(path, "summary of training", f"sana-video train run --stage {stage}")
+
+
+def json_object(path: Path, what: str, command: str) -> Row:
+    """The JSON object in `path`; ValueError when it is missing (`command` makes it), damaged or no `what`."""
     if not path.is_file():
-        raise ValueError(f"{path} is missing: run `sana-video train run --stage {stage}`")
+        raise ValueError(f"{path} is missing: run `{command}`")
     try:
         found = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{path} is no summary of training: it holds {type(found).__name__}")
+        raise ValueError(f"{path} is no {what}: it holds {type(found).__name__}")
     return found
 
 
