@@ -1,64 +1,109 @@
-"""Spatial tiles with blended overlap: a large frame through a network in the memory that one tile takes.
+"""Spatial tiles with a linear cross-fade over their overlap: memory that the tile bounds, not the picture.
 
-Tiles are all of one size (the last of a row moves back to end with the frame), lie `overlap` over each other at least,
-and fade linearly into each other; the weights at a position sum to 1. So a network that reads less than `overlap`
-around a position gives nearly what it gives for the whole frame, and a constant stays that constant.
+A network that sees further than its tile gives slightly other values near a tile's edge; the fade hides the seam. What
+is purely local comes out exactly as from the whole. The last tile of a row is moved back to end at the border, so that
+all tiles have one shape and full context.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
-from itertools import product
+from itertools import chain, tee
 
 import torch
 from torch import Tensor
 
+Run = Callable[[Tensor], Tensor]
+RunStream = Callable[[Iterable[Tensor]], Iterator[Tensor]]
+Window = tuple[slice, slice]
 
-def tiled(run: Callable[[Tensor, int], Tensor], x: Tensor, tile: int, overlap: int, scale: int | Fraction) -> Tensor:
-    """`run` over tiles of `x` (..., H, W), blended: float32 (..., H·scale, W·scale).
 
-    `run(piece, i)` gets tile number i, (..., tile, tile) or less where the frame is smaller, and gives it at `scale`
-    positions per position of `x`; i lets it keep a state per tile. `tile` and `overlap` are in positions of `x`, and
-    times `scale` whole numbers.
+def tiled(run: Run, x: Tensor, *, tile: int, overlap: int, scale: int | Fraction) -> Tensor:
+    """`run(x)` for x (..., H, W), tile by tile.
+
+    tile, overlap: in positions of `x`; scale: positions out per position in (8 decodes, Fraction(1, 8) encodes), by
+    which H, W, tile and overlap must go into whole numbers. Where `tile` covers `x`, this is `run(x)` itself.
+    Raises ValueError unless 0 < overlap < tile.
     """
-    height, width = x.shape[-2:]
-    rows, columns = starts(height, tile, overlap), starts(width, tile, overlap)
-    down, across = (
-        [fade.to(x.device) for fade in _fades(size, places, tile, overlap, scale)]
-        for size, places in ((height, rows), (width, columns))
-    )
-    whole: Tensor | None = None
-    for i, ((row, top), (column, left)) in enumerate(product(enumerate(rows), enumerate(columns))):
-        part = run(x[..., top : top + tile, left : left + tile], i)
-        if whole is None:
-            whole = part.new_zeros((*part.shape[:-2], int(height * scale), int(width * scale)), dtype=torch.float32)
-        y, z = int(top * scale), int(left * scale)
-        weight = down[row][:, None] * across[column]
-        whole[..., y : y + part.shape[-2], z : z + part.shape[-1]] += part * weight
-    assert whole is not None  # a frame has at least one tile
-    return whole
+    grid = _Grid(x.shape[-2], x.shape[-1], tile, overlap, Fraction(scale))
+    return grid.blend(run(x[..., rows, columns]) for rows, columns in grid.windows)
 
 
-def starts(size: int, tile: int, overlap: int) -> list[int]:
-    """Where the tiles of one axis begin."""
-    if size <= tile:
-        return [0]
-    return [*range(0, size - tile, tile - overlap), size - tile]
+def tiled_stream(
+    run: RunStream, pieces: Iterable[Tensor], *, tile: int, overlap: int, scale: int | Fraction
+) -> Iterator[Tensor]:
+    """`run(pieces)`, which takes and gives pieces along time, tile by tile: one stream per tile, drawn in step.
+
+    Arguments as of `tiled`. What `run` computes at once is bounded by the tile; what it remembers between pieces is
+    held for all tiles. `run` must cut time alike for every tile.
+    """
+    source = iter(pieces)
+    first = next(source, None)
+    if first is None:
+        return
+    grid = _Grid(first.shape[-2], first.shape[-1], tile, overlap, Fraction(scale))
+    copies = tee(chain([first], source), len(grid.windows))
+    del first  # `tee` holds what is still to be read; nothing else may
+    streams = [run(_cropped(copy, window)) for copy, window in zip(copies, grid.windows, strict=True)]
+    del copies
+    for parts in zip(*streams, strict=True):
+        yield grid.blend(parts)
 
 
-def _fades(size: int, places: list[int], tile: int, overlap: int, scale: int | Fraction) -> list[Tensor]:
-    """Per tile of one axis the weights (tile·scale,): rising and falling where another tile lies, summing to 1."""
-    length, ramp = int(min(tile, size) * scale), int(overlap * scale)
-    rise = ((torch.arange(length) + 1) / (ramp + 1)).clamp(max=1)
-    total = torch.zeros(int(size * scale))
-    fades = []
-    for place in places:
-        fade = torch.ones(length)
-        if place > 0:
-            fade = fade * rise
-        if place + tile < size:
-            fade = fade * rise.flip(0)
-        fades.append(fade)
-        total[int(place * scale) : int(place * scale) + length] += fade
-    return [fade / total[int(at * scale) : int(at * scale) + length] for fade, at in zip(fades, places, strict=True)]
+def _cropped(pieces: Iterable[Tensor], window: Window) -> Iterator[Tensor]:
+    rows, columns = window
+    for piece in pieces:
+        yield piece[..., rows, columns]
+
+
+class _Grid:
+    """Where the tiles of an H x W picture lie, and how much each counts where they overlap."""
+
+    def __init__(self, height: int, width: int, tile: int, overlap: int, scale: Fraction) -> None:
+        if not 0 < overlap < tile:
+            raise ValueError(f"an overlap of {overlap} does not fit tiles of {tile}: it must be above 0 and below")
+        sides = [(_starts(side, tile, tile - overlap), min(side, tile)) for side in (height, width)]
+        rows, columns = ([slice(start, start + size) for start in starts] for starts, size in sides)
+        self.windows: list[Window] = [(row, column) for row in rows for column in columns]
+        self._out = [int(side * scale) for side in (height, width)]
+        self._places = [(_scaled(row, scale), _scaled(column, scale)) for row, column in self.windows]
+        fade = int(overlap * scale)
+        self._shares = [_shares([place[axis] for place in self._places], fade, self._out[axis]) for axis in (0, 1)]
+
+    def blend(self, parts: Iterable[Tensor]) -> Tensor:
+        """The picture from its tiles, drawn one at a time; the only tile is given through as it is."""
+        out: Tensor | None = None
+        for index, part in enumerate(parts):
+            if len(self.windows) == 1:
+                return part
+            if out is None:
+                out = part.new_zeros(*part.shape[:-2], *self._out)
+            rows, columns = (shares[index].to(part) for shares in self._shares)
+            out[..., self._places[index][0], self._places[index][1]] += part * rows[:, None] * columns
+        assert out is not None  # a picture has at least one tile
+        return out
+
+
+def _starts(side: int, tile: int, step: int) -> list[int]:
+    return [*range(0, max(0, side - tile), step), max(0, side - tile)]
+
+
+def _scaled(window: slice, scale: Fraction) -> slice:
+    return slice(int(window.start * scale), int(window.stop * scale))
+
+
+def _shares(places: list[slice], fade: int, side: int) -> list[Tensor]:
+    """Of one axis, each tile's weight at its positions: rising over `fade`, falling over `fade`, together 1."""
+    ramps = [_ramp(place, fade, side) for place in places]
+    total = torch.zeros(side)
+    for start, ramp in {place.start: ramp for place, ramp in zip(places, ramps, strict=True)}.items():
+        total[start : start + len(ramp)] += ramp
+    return [ramp / total[place] for place, ramp in zip(places, ramps, strict=True)]
+
+
+def _ramp(place: slice, fade: int, side: int) -> Tensor:
+    size = place.stop - place.start
+    rising = ((torch.arange(size) + 0.5) / fade).clamp(max=1.0)
+    ones = torch.ones(size)
+    left = ones if place.start == 0 else rising
+    right = ones if place.stop == side else rising.flip(0)
+    return torch.minimum(left, right)
