@@ -12,24 +12,24 @@ from itertools import chain, tee
 import torch
 from torch import Tensor
 
-Run = Callable[[Tensor], Tensor]
+Run = Callable[[Tensor, int], Tensor]
 RunStream = Callable[[Iterable[Tensor]], Iterator[Tensor]]
 Window = tuple[slice, slice]
 
 
-def tiled(run: Run, x: Tensor, *, tile: int, overlap: int, scale: int | Fraction) -> Tensor:
-    """`run(x)` for x (..., H, W), tile by tile.
+def tiled(run: Run, x: Tensor, tile: int, overlap: int, scale: int | Fraction) -> Tensor:
+    """`run(x, 0)` for x (..., H, W), tile by tile: `run(part, i)` gets tile number i, to keep a memory per tile.
 
     tile, overlap: in positions of `x`; scale: positions out per position in (8 decodes, Fraction(1, 8) encodes), by
-    which H, W, tile and overlap must go into whole numbers. Where `tile` covers `x`, this is `run(x)` itself.
+    which H, W, tile and overlap must go into whole numbers. Where `tile` covers `x`, this is `run(x, 0)` itself.
     Raises ValueError unless 0 < overlap < tile.
     """
     grid = _Grid(x.shape[-2], x.shape[-1], tile, overlap, Fraction(scale))
-    return grid.blend(run(x[..., rows, columns]) for rows, columns in grid.windows)
+    return grid.blend(run(x[..., rows, columns], i) for i, (rows, columns) in enumerate(grid.windows))
 
 
 def tiled_stream(
-    run: RunStream, pieces: Iterable[Tensor], *, tile: int, overlap: int, scale: int | Fraction
+    run: RunStream, pieces: Iterable[Tensor], tile: int, overlap: int, scale: int | Fraction
 ) -> Iterator[Tensor]:
     """`run(pieces)`, which takes and gives pieces along time, tile by tile: one stream per tile, drawn in step.
 

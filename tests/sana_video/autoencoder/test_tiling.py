@@ -13,24 +13,24 @@ from sana_video.autoencoder.tiling import Run, tiled, tiled_stream
 X = torch.rand(2, 3, 4, 40, 56, generator=torch.Generator().manual_seed(0))
 
 
-def bigger(x: Tensor) -> Tensor:
+def bigger(x: Tensor, _: int = 0) -> Tensor:
     return x.repeat_interleave(4, dim=-1).repeat_interleave(4, dim=-2).square()
 
 
-def smaller(x: Tensor) -> Tensor:
+def smaller(x: Tensor, _: int) -> Tensor:
     return F.avg_pool3d(x, (1, 4, 4))
 
 
-@pytest.mark.parametrize(("run", "scale"), [(bigger, 4), (smaller, Fraction(1, 4)), (torch.sin, 1)])
+@pytest.mark.parametrize(("run", "scale"), [(bigger, 4), (smaller, Fraction(1, 4)), (lambda x, _: x.sin(), 1)])
 @pytest.mark.parametrize(("tile", "overlap"), [(16, 4), (16, 8), (16, 12), (24, 8), (40, 8)])
 def test_what_is_local_comes_out_as_from_the_whole(run: Run, scale: int | Fraction, tile: int, overlap: int) -> None:
-    torch.testing.assert_close(tiled(run, X, tile=tile, overlap=overlap, scale=scale), run(X), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(tiled(run, X, tile=tile, overlap=overlap, scale=scale), run(X, 0), atol=1e-6, rtol=1e-6)
 
 
 def test_a_tile_that_covers_the_picture_is_the_plain_call() -> None:
     seen: list[Tensor] = []
 
-    def run(x: Tensor) -> Tensor:
+    def run(x: Tensor, _: int) -> Tensor:
         seen.append(x)
         return x
 
@@ -41,7 +41,7 @@ def test_a_tile_that_covers_the_picture_is_the_plain_call() -> None:
 def test_no_tile_is_larger_than_asked_for() -> None:
     sizes: set[tuple[int, int]] = set()
 
-    def run(x: Tensor) -> Tensor:
+    def run(x: Tensor, _: int) -> Tensor:
         sizes.add((x.shape[-2], x.shape[-1]))
         return x
 
@@ -51,18 +51,17 @@ def test_no_tile_is_larger_than_asked_for() -> None:
 
 def test_a_seam_fades_linearly() -> None:
     """Tiles that disagree by a constant: over the overlap the result goes from one to the other in equal steps."""
-    count = iter(range(9))
-    row = tiled(lambda x: torch.full_like(x, next(count)), torch.zeros(1, 12), tile=8, overlap=4, scale=1)[0]
+    row = tiled(lambda x, i: torch.full_like(x, i), torch.zeros(1, 12), tile=8, overlap=4, scale=1)[0]
     torch.testing.assert_close(row, torch.tensor([0.0] * 4 + [0.125, 0.375, 0.625, 0.875] + [1.0] * 4))
 
 
 def test_a_network_that_sees_a_little_further_is_close_and_exact_off_the_seams() -> None:
     kernel = torch.ones(3, 1, 1, 5, 5) / 25
 
-    def run(x: Tensor) -> Tensor:
+    def run(x: Tensor, _: int) -> Tensor:
         return F.conv3d(x, kernel, padding=(0, 2, 2), groups=3)
 
-    whole, parts = run(X), tiled(run, X, tile=24, overlap=8, scale=1)
+    whole, parts = run(X, 0), tiled(run, X, tile=24, overlap=8, scale=1)
     torch.testing.assert_close(parts[..., :16, :16], whole[..., :16, :16])
     assert (parts - whole).abs().max() < 0.1 * (whole.max() - whole.min())
 
