@@ -41,11 +41,15 @@ class Paths:
 
 @dataclass(frozen=True)
 class Start:
-    """`model` on the CPU, equal on every process; `blank` builds another of the same configuration."""
+    """`model` on the CPU, equal on every process; `blank` builds another of the same configuration.
+
+    `empty`: what dropped captions are replaced by; None where no captions are read.
+    """
 
     model: nn.Module
     blank: Callable[[], nn.Module]
     objective: Objective
+    empty: Text | None
     fingerprint: str
     data_digest: str
     init_digest: str
@@ -85,7 +89,7 @@ def start(
         "init": init_digest,
         "version": VERSION,
     }
-    return Start(model, blank, objective, _fingerprint(described), data, init_digest)
+    return Start(model, blank, objective, text, _fingerprint(described), data, init_digest)
 
 
 def _diffusion(

@@ -15,6 +15,7 @@ SCRATCH = "scratch"  # an `init` folder of this name holds no weights: the stage
 
 Objective = Literal["autoencoder", "bidirectional", "chunk_causal"]
 Precision = Literal["fp32", "bf16"]
+Recompute = Literal["nothing", "elementwise", "block"]
 
 
 class _Section(BaseModel):
@@ -41,7 +42,7 @@ class StageParams(_Section):
     ema: float = Field(
         default=0.9999, ge=0, lt=1
     )  # decay, reached slowly: min(ema, (1 + step) / (10 + step)); 0 for none
-    recompute: bool = False  # activation checkpointing per block
+    recompute: Recompute = "nothing"  # in the backward pass, instead of keeping it: see train/parallelize.py
     heldout: int = Field(default=64, gt=0)  # held-out samples measured, at most
 
     # autoencoder

@@ -195,7 +195,7 @@ class _Run:
             model.load_state_dict(weights)
             if isinstance(model, DcaeV):
                 measure_latents(model, self.loader)
-            publish(paths.out, model, summary, self.progress["curve"])
+            publish(paths.out, model, summary, self.progress["curve"], self.begin.empty)
         self.world.barrier()
         return summary
 

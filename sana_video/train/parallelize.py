@@ -6,22 +6,48 @@ process builds the whole model in host memory, which costs 8 GB for two billion 
 
 One node shards over all of its processes; several nodes shard inside a node and replicate across (HSDP), so that
 parameters are gathered over the fast links only. Reduction and gathering stay in float32; bf16 comes from autocast.
+
+What the backward pass needs is kept or made again: "nothing" keeps all; "elementwise" keeps what matrix products,
+convolutions and attention gave and makes norms, gates and modulations again, which costs bytes but no matrix product;
+"block" keeps the input of each block and runs it a second time.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    apply_activation_checkpointing,
+    checkpoint_wrapper,
+)
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+from sana_video.train.config import Recompute
+
+aten = torch.ops.aten
+# Operators whose results "elementwise" keeps: those that cost arithmetic rather than bytes.
+KEPT = {
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten.convolution.default,
+    aten._scaled_mm.default,
+    aten._scaled_dot_product_flash_attention.default,
+    aten._scaled_dot_product_efficient_attention.default,
+    aten._scaled_dot_product_cudnn_attention.default,
+    aten._scaled_dot_product_flash_attention_for_cpu.default,
+}
 
 
 @dataclass(frozen=True)
@@ -90,11 +116,9 @@ def _mesh(kind: str, size: int, per_node: int) -> DeviceMesh:
     return init_device_mesh(kind, (size // per_node, per_node), mesh_dim_names=("replicate", "shard"))
 
 
-def parallelize(model: nn.Module, world: World, *, recompute: bool) -> nn.Module:
+def parallelize(model: nn.Module, world: World, *, recompute: Recompute) -> nn.Module:
     """The model on its device, recomputed and sharded as asked. Raises RuntimeError if a parameter stayed whole."""
-    blocks = _blocks(model)
-    if recompute:
-        apply_activation_checkpointing(model, check_fn=lambda module: module in blocks)
+    recompute_blocks(model, recompute)
     if world.mesh is None:
         return model.to(world.device)
     for block in _blocks(model):
@@ -104,6 +128,21 @@ def parallelize(model: nn.Module, world: World, *, recompute: bool) -> nn.Module
     if whole:
         raise RuntimeError(f"parameter {whole[0]} is not sharded over {world.size} processes")
     return model
+
+
+def recompute_blocks(model: nn.Module, recompute: Recompute) -> None:
+    """Wrap each block so that its backward pass makes again what `recompute` names; in place."""
+    if recompute == "nothing":
+        return
+    wrap: Callable[[nn.Module], nn.Module] = partial(checkpoint_wrapper, preserve_rng_state=False)  # no dropout
+    if recompute == "elementwise":
+        wrap = partial(wrap, context_fn=partial(create_selective_checkpoint_contexts, _policy))
+    blocks = _blocks(model)
+    apply_activation_checkpointing(model, checkpoint_wrapper_fn=wrap, check_fn=lambda module: module in blocks)
+
+
+def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operator in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def full_weights(model: nn.Module) -> dict[str, Tensor]:

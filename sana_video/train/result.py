@@ -1,5 +1,7 @@
 """What a stage leaves behind: weights, configuration, `summary.json` and `curve.csv`, in a folder that appears whole.
 
+A diffusion stage also leaves the null embedding it trained with, so that sampling guides away from exactly that.
+
 The summary is what the gate after the stage reads. It holds no time and no host, so that the same training gives the
 same bytes.
 """
@@ -18,19 +20,27 @@ from torch import nn
 from sana_video.autoencoder.dcae_v import DcaeV
 from sana_video.data.loader import Loader
 from sana_video.data.shards import file_sha256
-from sana_video.train.objectives import as_video
-from sana_video.weights import FILE_NAME
+from sana_video.train.objectives import Text, as_video
+from sana_video.weights import FILE_NAME, NULL_FILE, save
 
 SUMMARY, CURVE = "summary.json", "curve.csv"
 NORMALISATION_CLIPS = 256  # training clips over which the latents' mean and deviation are taken, at most
 
 
-def publish(folder: Path, model: nn.Module, summary: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> None:
+def publish(
+    folder: Path,
+    model: nn.Module,
+    summary: Mapping[str, Any],
+    curve: Sequence[Mapping[str, Any]],
+    empty: Text | None,
+) -> None:
     """Write models/<stage> beside its place and rename it there; an old one goes only when the new one is complete."""
     incomplete, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("incomplete", "old"))
     for stale in (incomplete, old):
         shutil.rmtree(stale, ignore_errors=True)
     model.save_pretrained(incomplete)  # type: ignore[operator]
+    if empty is not None:
+        save(incomplete / NULL_FILE, {"text": empty[0], "mask": empty[1]})
     (incomplete / CURVE).write_text("".join(_csv(curve)))
     digest = {"checkpoint_sha256": file_sha256(incomplete / FILE_NAME)}
     (incomplete / SUMMARY).write_text(json.dumps({**summary, **digest}, indent=1, sort_keys=True) + "\n")

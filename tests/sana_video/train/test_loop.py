@@ -69,12 +69,17 @@ def test_the_same_stage_gives_the_same_bytes(job: Any, train_here: Any, tmp_path
 def test_averaging_off_is_the_last_weights_and_recompute_changes_nothing(
     job: Any, train_here: Any, tmp_path: Path
 ) -> None:
-    for out, changes in {"plain": {}, "recompute": {"recompute": True}, "last": {"ema": 0.0}}.items():
+    runs = {
+        "plain": {},
+        "blocks": {"recompute": "block"},
+        "elementwise": {"recompute": "elementwise"},
+        "last": {"ema": 0.0},
+    }
+    for out, changes in runs.items():
         train_here(job(out=out, steps=3, **changes))
-    plain, recomputed, last = (
-        load_file(tmp_path / out / "model.safetensors") for out in ("plain", "recompute", "last")
-    )
-    assert all(torch.equal(plain[name], recomputed[name]) for name in plain)
+    plain, blocks, elementwise, last = (load_file(tmp_path / out / "model.safetensors") for out in runs)
+    assert all(torch.equal(plain[name], blocks[name]) for name in plain)
+    assert all(torch.equal(plain[name], elementwise[name]) for name in plain)
     assert any(not torch.equal(plain[name], last[name]) for name in plain)
 
 

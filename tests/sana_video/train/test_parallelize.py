@@ -2,12 +2,17 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from sana_video import SanaVideo, SanaVideoConfig
 from sana_video.train import parallelize
+from sana_video.train.config import Recompute
 
 
 def losses(output: str) -> list[float]:
@@ -44,3 +49,41 @@ def test_one_process_needs_no_group() -> None:
     world = parallelize.start(1, {})
     assert (world.rank, world.size, world.mesh, world.first) == (0, 1, None, True)
     assert world.from_first("x") == "x"
+
+
+class Operators(TorchDispatchMode):
+    """Counts what runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def backward(recompute: Recompute) -> tuple[Counter[str], dict[str, torch.Tensor]]:
+    """Operators of one forward and backward pass, and the gradients."""
+    model = SanaVideo(SanaVideoConfig.preset("tiny").with_(depth=2, text_tokens=4))
+    parallelize.recompute_blocks(model, recompute)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, 16, 3, 4, 6, generator=generator)
+    text = torch.randn(2, 4, 384, generator=generator)
+    with Operators() as operators:
+        out = model(latents, torch.tensor([100.0, 900.0]), text, torch.ones(2, 4, dtype=torch.bool))
+        out.square().mean().backward()
+    named = ((name.replace("_checkpoint_wrapped_module.", ""), value.grad) for name, value in model.named_parameters())
+    return operators.count, {name: gradient for name, gradient in named if gradient is not None}
+
+
+def test_what_is_recomputed_elementwise_costs_no_matrix_product() -> None:
+    products = ("mm", "addmm", "bmm", "convolution", "_scaled_dot_product_flash_attention_for_cpu")
+    everything, expected = backward("nothing")
+    elementwise, gradients = backward("elementwise")
+    block, _ = backward("block")
+    assert {name: elementwise[name] for name in products} == {name: everything[name] for name in products}
+    assert elementwise["native_layer_norm"] > everything["native_layer_norm"]
+    assert block["addmm"] > everything["addmm"]
+    assert gradients.keys() == expected.keys()
+    assert all(torch.equal(gradients[name], expected[name]) for name in expected)
