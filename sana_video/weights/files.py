@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 FILE_NAME = "model.safetensors"
+NULL_FILE = "null_embedding.safetensors"  # what a network is told instead of a prompt: `text` (L, D), `mask` (L)
 PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl"}
 NAMED_AT_MOST = 6  # keys of one kind spelled out in an error; the rest are counted
 
@@ -23,9 +24,9 @@ NAMED_AT_MOST = 6  # keys of one kind spelled out in an error; the rest are coun
 def save(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
     """Write `tensors` to `path`, which must end in .safetensors. OSError if the disk refuses."""
     path = Path(path)
-    _refuse_pickle(path)
+    refuse_pickle(path)
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         try:
             safetensors.torch.save_file(ready, temporary)
         except safetensors.SafetensorError as error:
@@ -35,7 +36,7 @@ def save(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
 def load(path: Path | str, *, device: torch.device | str = "cpu") -> dict[str, Tensor]:
     """Every tensor in `path`. FileNotFoundError if there is none; ValueError for a pickle or a damaged file."""
     path = Path(path)
-    _refuse_pickle(path)
+    refuse_pickle(path)
     if not path.is_file():
         pickles = sorted(p.name for p in path.parent.glob("*") if p.suffix in PICKLES)
         beside = f" ({pickles[0]} beside it is a pickle, which is never loaded)" if pickles else ""
@@ -62,41 +63,57 @@ def load_into(
 
 def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     """ValueError unless `tensors` are exactly the weights of `module`, all finite; `source` is named in it."""
-    wanted = module.state_dict()
+    faults = misfits(module.state_dict(), tensors)
+    faults["not finite"] = [name for name, tensor in tensors.items() if not finite(tensor)]
+    refuse(source, type(module).__name__, faults)
+
+
+def misfits(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """What keeps `found` from being `wanted`, by kind of fault; only names and shapes count, so both may be meta."""
     shapes = [
-        f"{name} {list(tensors[name].shape)} instead of {list(wanted[name].shape)}"
+        f"{name} {list(found[name].shape)} instead of {list(wanted[name].shape)}"
         for name in wanted
-        if name in tensors and tensors[name].shape != wanted[name].shape
+        if name in found and found[name].shape != wanted[name].shape
     ]
-    faults = {
-        "missing": [name for name in wanted if name not in tensors],
-        "unexpected": [name for name in tensors if name not in wanted],
+    return {
+        "missing": [name for name in wanted if name not in found],
+        "unexpected": [name for name in found if name not in wanted],
         "wrong shape": shapes,
-        "not finite": [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())],
     }
-    found = "; ".join(f"{kind}: {_listed(names)}" for kind, names in faults.items() if names)
-    if found:
-        raise ValueError(f"{source} does not hold the weights of this {type(module).__name__}: {found}")
+
+
+def refuse(source: str, what: str, faults: Mapping[str, list[str]]) -> None:
+    """ValueError that names every fault in one line, if there is any."""
+    told = "; ".join(f"{kind}: {listed(names)}" for kind, names in faults.items() if names)
+    if told:
+        raise ValueError(f"{source} does not hold the weights of this {what}: {told}")
+
+
+def finite(tensor: Tensor) -> bool:
+    """No NaN and no infinity in `tensor`."""
+    return bool(torch.isfinite(tensor).all())
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a small file whole or not at all."""
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first few of `names`, and how many more there are."""
     rest = len(names) - NAMED_AT_MOST
     return ", ".join(names[:NAMED_AT_MOST]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _refuse_pickle(path: Path) -> None:
+def refuse_pickle(path: Path) -> None:
+    """ValueError for a path that by its name is a pickle."""
     if path.suffix in PICKLES:
         raise ValueError(f"{path} is a pickle, which can run code; only .safetensors files are read or written")
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place once written and on disk; nothing is left on failure."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
