@@ -134,11 +134,14 @@ def recompute_blocks(model: nn.Module, recompute: Recompute) -> None:
     """Wrap each block so that its backward pass makes again what `recompute` names; in place."""
     if recompute == "nothing":
         return
-    wrap: Callable[[nn.Module], nn.Module] = partial(checkpoint_wrapper, preserve_rng_state=False)  # no dropout
+    options: dict[str, Any] = {"preserve_rng_state": False}  # a block draws no random numbers
     if recompute == "elementwise":
-        wrap = partial(wrap, context_fn=partial(create_selective_checkpoint_contexts, _policy))
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
+    wrap: Callable[..., nn.Module] = checkpoint_wrapper
     blocks = _blocks(model)
-    apply_activation_checkpointing(model, checkpoint_wrapper_fn=wrap, check_fn=lambda module: module in blocks)
+    apply_activation_checkpointing(
+        model, checkpoint_wrapper_fn=partial(wrap, **options), check_fn=lambda module: module in blocks
+    )
 
 
 def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
