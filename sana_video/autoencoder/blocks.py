@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 Stride = tuple[int, int, int]
+Activation = Literal["silu", "relu"]
 Memory = dict[nn.Module, Tensor]  # the last frame each convolution has read: all that one chunk hands to the next
 
 
@@ -56,10 +58,13 @@ class LinearShortcut(nn.Module):
 
 
 class ChunkConv(nn.Conv3d):
-    """3x3x3 convolution over one chunk: `memory` has the frame before it; behind it, its last frame is repeated."""
+    """3x3x3 convolution over one chunk: `memory` has the frame before it; behind it, its last frame is repeated.
 
-    def __init__(self, channels: int, out: int) -> None:
-        super().__init__(channels, out, kernel_size=3, padding=(0, 1, 1))
+    With `step` 2 it stands on every second position of the frame.
+    """
+
+    def __init__(self, channels: int, out: int, step: int = 1) -> None:
+        super().__init__(channels, out, kernel_size=3, padding=(0, 1, 1), stride=(1, step, step))
 
     def forward(self, x: Tensor, memory: Memory) -> Tensor:  # type: ignore[override]
         left = memory.get(self, x[:, :, :1])
@@ -72,12 +77,13 @@ class ChunkConv(nn.Conv3d):
         """The same as a 2-D convolution: frames as the batch, the three neighbours in time as channels."""
         frames = padded.transpose(1, 2)
         neighbours = torch.cat([frames[:, :-2], frames[:, 1:-1], frames[:, 2:]], dim=2).flatten(0, 1)
-        out = F.conv2d(neighbours, self.weight.transpose(1, 2).flatten(1, 2), self.bias, padding=1)
+        kernel = self.weight.transpose(1, 2).flatten(1, 2)
+        out = F.conv2d(neighbours, kernel, self.bias, self.stride[1:], padding=1)
         return rearrange(out, "(b t) c h w -> b c t h w", b=len(padded))
 
 
 class ChannelNorm(nn.Module):
-    """RMS norm over channels at each position, with weight and bias."""
+    """RMS norm over channels (dim 1) at each position, with weight and bias; the mean square is taken in fp32."""
 
     def __init__(self, channels: int, scale: float = 1.0) -> None:
         super().__init__()
@@ -85,21 +91,27 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-5)
-        return x * self.weight.view(-1, 1, 1, 1) + self.bias.view(-1, 1, 1, 1)
+        x = x * torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-5).to(x.dtype)
+        per_channel = (-1,) + (1,) * (x.ndim - 2)
+        return x * self.weight.view(per_channel) + self.bias.view(per_channel)
+
+
+def activate(x: Tensor, activation: Activation) -> Tensor:
+    return F.relu(x) if activation == "relu" else F.silu(x)
 
 
 class Residual(nn.Module):
     """x + norm(conv(silu(conv(x)))); the norm starts small, so that a deep stack starts near the identity."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, activation: Activation = "silu", normed: bool = True) -> None:
         super().__init__()
+        self.activation = activation
         self.conv1 = ChunkConv(width, width)
         self.conv2 = ChunkConv(width, width)
-        self.norm = ChannelNorm(width, scale=0.1)
+        self.norm = ChannelNorm(width, scale=0.1) if normed else nn.Identity()
 
     def forward(self, x: Tensor, memory: Memory) -> Tensor:
-        residual: Tensor = self.norm(self.conv2(F.silu(self.conv1(x, memory)), memory))
+        residual: Tensor = self.norm(self.conv2(activate(self.conv1(x, memory), self.activation), memory))
         return x + residual
 
 
@@ -115,6 +127,19 @@ class Down(nn.Module):
         return fold(self.conv(x, memory), self.stride) + match_channels(fold(x, self.stride), self.out)
 
 
+class StridedDown(nn.Module):
+    """A convolution on every second position; beside it the folded input, averaged over channel groups."""
+
+    def __init__(self, channels: int, out: int, stride: Stride) -> None:
+        super().__init__()
+        self.out, self.stride = out, stride
+        self.conv = ChunkConv(channels, out, step=stride[1])
+
+    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+        halved: Tensor = self.conv(x, memory)
+        return halved + match_channels(fold(x, self.stride), self.out)
+
+
 class Up(nn.Module):
     """Convolution, then unfold; beside it the unfolded repetition of the input's channels."""
 
@@ -127,10 +152,24 @@ class Up(nn.Module):
         return unfold(self.conv(x, memory) + match_channels(x, self.conv.out_channels), self.stride)
 
 
-def regroup(pieces: Iterable[Tensor], size: int) -> Iterator[Tensor]:
-    """Cut a stream along time (dim 2) anew: one frame, then `size` at a time; the last group may be shorter."""
+class RepeatedUp(nn.Module):
+    """Every position repeated, then a convolution; beside it the unfolded repetition of the input's channels."""
+
+    def __init__(self, channels: int, out: int, stride: Stride) -> None:
+        super().__init__()
+        self.out, self.stride = out, stride
+        self.conv = ChunkConv(channels, out)
+
+    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+        _, h, w = self.stride
+        repeated: Tensor = self.conv(x.repeat_interleave(h, dim=3).repeat_interleave(w, dim=4), memory)
+        return repeated + unfold(match_channels(x, self.out * math.prod(self.stride)), self.stride)
+
+
+def regroup(pieces: Iterable[Tensor], size: int, first: int = 1) -> Iterator[Tensor]:
+    """Cut a stream along time (dim 2) anew: `first` frames, then `size` at a time; the last group may be shorter."""
     rest: Tensor | None = None
-    wanted = 1
+    wanted = first
     for piece in pieces:
         rest = piece if rest is None else torch.cat([rest, piece], dim=2)
         while rest.shape[2] >= wanted:

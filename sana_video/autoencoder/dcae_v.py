@@ -17,13 +17,14 @@ is then exactly its image, repeated, and no brightness step marks the chunks.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
 from sana_video import weights
@@ -33,75 +34,44 @@ from sana_video.autoencoder.blocks import (
     Down,
     LinearShortcut,
     Memory,
+    RepeatedUp,
     Residual,
     Stride,
+    StridedDown,
     Up,
+    activate,
     fold,
     match_channels,
     regroup,
     unfold,
 )
+from sana_video.autoencoder.config import PRESETS, Block, DcaeVConfig, Stages
+from sana_video.autoencoder.evit import AttentionBlock
+from sana_video.autoencoder.tiling import tiled
+
+__all__ = ["PRESETS", "DcaeV", "DcaeVConfig", "reconstruction_loss"]
+
+HALVING = (1, 2, 2)
 
 
-class DcaeVConfig(BaseModel):
-    """Shape of the network. Encoder and decoder mirror each other.
-
-    `patch` folds (t, h, w) pixels into channels before the first convolution; `strides[i]` stands between stage i and
-    i+1. No convolution runs at pixel resolution: published configurations write this as a first stage of depth 0.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["dcae-v"] = "dcae-v"
-    latent_channels: int
-    chunk: int  # latent frames that are coded together
-    patch: Stride
-    widths: tuple[int, ...]
-    depths: tuple[int, ...]
-    strides: tuple[Stride, ...]
-    linear_shortcut: bool  # a learned linear map from pixels to latents and back beside the whole network
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if not len(self.widths) == len(self.depths) == len(self.strides) + 1:
-            raise ValueError(f"dcae-v: {len(self.widths)} widths need as many depths and one stride less")
-        if self.chunk < 1 or self.latent_channels < 1:
-            raise ValueError(
-                f"dcae-v: chunk {self.chunk} and latent_channels {self.latent_channels} must be at least 1"
-            )
-        return self
-
-    @property
-    def stride(self) -> Stride:
-        """Pixels (t, h, w) per latent."""
-        t, h, w = (math.prod(axis) for axis in zip(self.patch, *self.strides, strict=True))
-        return t, h, w
+def _block(kind: Block, width: int, head_width: int) -> nn.Module:
+    if kind == "attention" or kind == "attention5":
+        return AttentionBlock(width, head_width, (5,) if kind == "attention5" else ())
+    return Residual(width, "relu", normed=False) if kind == "relu" else Residual(width)
 
 
-PRESETS = {
-    # F32T4C32: widths [128, 256, 512, 512, 1024, 1024, 1024], depths [0, 5, 10, 4, 4, 4, 4], five spatial halvings and
-    # time last; the stage of width 128 has depth 0 and so is the fold by 2 alone.
-    "full": DcaeVConfig(
-        latent_channels=32,
-        chunk=10,
-        patch=(1, 2, 2),
-        widths=(256, 512, 512, 1024, 1024, 1024),
-        depths=(5, 10, 4, 4, 4, 4),
-        strides=((1, 2, 2), (1, 2, 2), (1, 2, 2), (1, 2, 2), (4, 1, 1)),
-        linear_shortcut=False,
-    ),
-    # F16T4C16 for two CPU cores: time and 4x4 pixels are folded at once, so that no convolution sees more than 1/64 of
-    # the positions, and a linear map carries what a few hundred steps can learn.
-    "small": DcaeVConfig(
-        latent_channels=16,
-        chunk=2,
-        patch=(4, 4, 4),
-        widths=(32, 64, 64),
-        depths=(1, 1, 1),
-        strides=((1, 2, 2), (1, 2, 2)),
-        linear_shortcut=True,
-    ),
-}
+def _down(stages: Stages, i: int) -> nn.Module:
+    """What stands between the encoder's stages i and i+1."""
+    stride = stages.strides[i]
+    layer = StridedDown if stages.resample == "resize" and stride == HALVING else Down
+    return layer(stages.widths[i], stages.widths[i + 1], stride)
+
+
+def _up(stages: Stages, i: int) -> nn.Module:
+    """What stands between the decoder's stages i+1 and i."""
+    stride = stages.strides[i]
+    layer = RepeatedUp if stages.resample == "resize" and stride == HALVING else Up
+    return layer(stages.widths[i + 1], stages.widths[i], stride)
 
 
 class Encoder(nn.Module):
@@ -110,21 +80,22 @@ class Encoder(nn.Module):
     def __init__(self, config: DcaeVConfig) -> None:
         super().__init__()
         self.config = config
-        widths, strides = config.widths, (*config.strides, None)
-        self.stem = ChunkConv(3 * math.prod(config.patch), widths[0])
+        self.stem = ChunkConv(3 * math.prod(config.patch), config.widths[0])
         self.layers = nn.ModuleList()
-        for width, depth, stride, following in zip(widths, config.depths, strides, (*widths[1:], 0), strict=True):
-            self.layers.extend(Residual(width) for _ in range(depth))
-            if stride:
-                self.layers.append(Down(width, following, stride))
-        self.head = ChunkConv(widths[-1], config.latent_channels)
+        for i, (kind, width, depth) in enumerate(zip(config.kinds, config.widths, config.depths, strict=True)):
+            self.layers.extend(_block(kind, width, config.head_width) for _ in range(depth))
+            if i < len(config.strides):
+                self.layers.append(_down(config, i))
+        self.head = ChunkConv(config.widths[-1], config.latent_channels)
 
     def forward(self, pixels: Tensor, memory: Memory) -> Tensor:
         x = self.stem(fold(pixels, self.config.patch), memory)
         for layer in self.layers:
             x = layer(x, memory)
         latents: Tensor = self.head(x, memory)
-        return latents if self.config.linear_shortcut else latents + match_channels(x, self.config.latent_channels)
+        if self.config.linear_shortcut or not self.config.latent_shortcut:
+            return latents
+        return latents + match_channels(x, self.config.latent_channels)
 
 
 class Decoder(nn.Module):
@@ -132,26 +103,33 @@ class Decoder(nn.Module):
 
     def __init__(self, config: DcaeVConfig) -> None:
         super().__init__()
-        self.config = config
-        widths, strides = config.widths, (None, *config.strides)
+        self.config, self.stages = config, config.decoding
+        widths = self.stages.widths
         self.stem = ChunkConv(config.latent_channels, widths[-1])
         self.layers = nn.ModuleList()
         for i in reversed(range(len(widths))):
-            self.layers.extend(Residual(widths[i]) for _ in range(config.depths[i]))
-            if stride := strides[i]:
-                self.layers.append(Up(widths[i], widths[i - 1], stride))
+            if i < len(self.stages.strides):
+                self.layers.append(_up(self.stages, i))
+            kind, depth = self.stages.kinds[i], self.stages.depths[i]
+            self.layers.extend(_block(kind, widths[i], config.head_width) for _ in range(depth))
         self.norm = ChannelNorm(widths[0])
-        self.head = ChunkConv(widths[0], 3 * math.prod(config.patch))
+        self.head = ChunkConv(widths[0], 3 * math.prod(self.stages.patch))
 
     def forward(self, latents: Tensor, memory: Memory) -> Tensor:
-        x = self.stem(latents, memory) + match_channels(latents, self.config.widths[-1])
+        x = self.stem(latents, memory)
+        if self.config.latent_shortcut:
+            x = x + match_channels(latents, self.stages.widths[-1])
         for layer in self.layers:
             x = layer(x, memory)
-        return unfold(self.head(F.silu(self.norm(x)), memory), self.config.patch)
+        x = activate(self.norm(x), self.config.last_activation)
+        return unfold(self.head(x, memory), self.stages.patch)
 
 
 class DcaeV(nn.Module):
-    """The autoencoder: the protocol `Autoencoder`, plus `forward` for training and streams for long video."""
+    """The autoencoder: the protocol `Autoencoder`, plus `forward` for training and streams for long video.
+
+    Inputs of any float dtype on any device are moved to the weights' own, chunk by chunk; results are float32.
+    """
 
     latent_mean: Tensor
     latent_std: Tensor
@@ -167,6 +145,7 @@ class DcaeV(nn.Module):
                 nn.init.zeros_(head.bias)  # type: ignore[arg-type]
         self.register_buffer("latent_mean", torch.zeros(config.latent_channels))
         self.register_buffer("latent_std", torch.ones(config.latent_channels))
+        self._tile: int | None = None
 
     @property
     def latent_channels(self) -> int:
@@ -176,13 +155,36 @@ class DcaeV(nn.Module):
     def stride(self) -> Stride:
         return self.config.stride
 
+    @property
+    def images(self) -> bool:
+        """Whether the first frame is a latent of its own, so that an image is a clip of one frame."""
+        return self.config.first_frame_alone
+
     def latent_frames(self, frames: int) -> int:
-        """Latent frames of a video of `frames` frames. ValueError unless frames = 4k+1 (the stride in time for 4)."""
-        t = self.stride[0]
-        below = max(0, frames - 1) // t * t + 1
-        if frames != below:
-            raise ValueError(f"{frames} frames do not fit the autoencoder ({t}k+1): take {below} or {below + t}")
-        return (frames - 1) // t + 1
+        """Latent frames of a video of `frames` frames.
+
+        ValueError, with the nearest counts, unless frames = 4k+1, or 4k > 0 where `images` is false (the stride in time
+        for 4).
+        """
+        t, alone = self.stride[0], int(self.images)
+        below = max(0, frames - alone) // t * t + alone
+        if frames == below > 0:
+            return (frames - alone) // t + alone
+        near = f"{below} or {below + t}" if below else f"{t}"
+        rule = f"{t}k+1" if alone else f"{t}k, no image alone"
+        raise ValueError(f"{frames} frames do not fit the autoencoder ({rule}): take {near}")
+
+    def tile(self, pixels: int | None) -> None:
+        """From now on run squares of `pixels` at a time, a quarter overlapping and blended; None: whole frames.
+
+        Bounds memory by the square instead of the frame. What reaches further than the overlap differs from the whole:
+        attention, which reads all of a frame, sees its square only. ValueError unless a multiple of the stride, twice
+        or more.
+        """
+        side = max(self.stride[1:])
+        if pixels is not None and (pixels < 2 * side or pixels % side):
+            raise ValueError(f"a tile of {pixels} pixels does not fit the autoencoder: take a multiple of {side}, 2 up")
+        self._tile = pixels
 
     def forward(self, video: Tensor) -> Tensor:
         """Reconstruction of (B, 3, F, H, W), differentiable and not clamped: what training compares."""
@@ -191,30 +193,30 @@ class DcaeV(nn.Module):
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
-        """(B, 3, F, H, W) in [-1, 1] -> normalised latents (B, C, T, h, w).
+        """(B, 3, F, H, W) in [-1, 1] -> normalised latents (B, C, T, h, w), float32.
 
-        ValueError if the frames are not 4k+1 or the sides no multiples of the stride; the nearest that fit are named.
+        ValueError if the frames are off the rule or the sides no multiples of the stride; the nearest that fit are
+        named.
         """
         self._check(video)
         return torch.cat(list(self.encode_stream([video])), dim=2)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Normalised latents (B, C, T, h, w) -> video (B, 3, F, H, W) in [-1, 1]."""
+        """Normalised latents (B, C, T, h, w) -> video (B, 3, F, H, W) in [-1, 1], float32."""
         return torch.cat(list(self.decode_stream([latents])), dim=2)
 
     @torch.no_grad()
     def encode_stream(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
         """`encode` of a video that comes in pieces of any length; holds one chunk at a time."""
         for latents in self._latents(pieces):
-            yield (latents - _per_channel(self.latent_mean)) / _per_channel(self.latent_std)
+            yield (latents.float() - _per_channel(self.latent_mean)) / _per_channel(self.latent_std)
 
     @torch.no_grad()
     def decode_stream(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
         """`decode` of latents that come in pieces of any length; holds one chunk at a time."""
-        scaled = (piece * _per_channel(self.latent_std) + _per_channel(self.latent_mean) for piece in pieces)
-        for pixels in self._pixels(scaled):
-            yield pixels.clamp(-1, 1)
+        for pixels in self._pixels(self._denormalised(piece) for piece in pieces):
+            yield pixels.float().clamp(-1, 1)
 
     @torch.no_grad()
     def set_normalisation(self, mean: Tensor, std: Tensor) -> None:
@@ -242,31 +244,67 @@ class DcaeV(nn.Module):
         weights.write_atomically(folder / "config.json", (self.config.model_dump_json(indent=2) + "\n").encode())
 
     def _latents(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Chunks of raw latents; the first frame is shown t times, so that it fills a latent."""
-        memory: Memory = {}
+        """Chunks of raw latents; a first frame alone is shown t times, so that it fills a latent."""
+        memories: defaultdict[int, Memory] = defaultdict(dict)
         t = self.stride[0]
+        chunk, side = t * self.config.chunk, self.stride[1]
         frames = 0
-        for chunk in regroup(pieces, t * self.config.chunk):
-            frames += chunk.shape[2]
+        for pixels in regroup(pieces, chunk, first=1 if self.images else chunk):
+            starting, frames = not frames, frames + pixels.shape[2]
             self.latent_frames(frames)
-            pixels = chunk if memory else chunk.expand(-1, -1, t, -1, -1)
-            latents: Tensor = self.encoder(pixels, memory)
-            if self.shortcut:
-                latents = latents + self.shortcut.analyse(pixels)
-            yield latents
+            self._check_sides(pixels)
+            pixels = pixels.to(self.encoder.head.weight)
+            if starting and self.images:
+                pixels = pixels.expand(-1, -1, t, -1, -1)
+            yield self._by_tiles(self._analyse, pixels, memories, self._tile, side, Fraction(1, side))
 
     def _pixels(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Chunks of pixels from raw latents; of the first latent's t frames the last is the one kept."""
-        memory: Memory = {}
-        for latents in regroup(pieces, self.config.chunk):
-            start = 0 if memory else self.stride[0] - 1
-            pixels: Tensor = self.decoder(latents, memory)
-            if self.shortcut:
-                pixels = pixels + self.shortcut.synthesise(latents)
-            yield pixels[:, :, start:]
+        """Chunks of pixels from raw latents; of a first frame's latent the last of its t frames is the one kept."""
+        memories: defaultdict[int, Memory] = defaultdict(dict)
+        side = self.stride[1]
+        tile = self._tile and self._tile // side
+        start = self.stride[0] - 1 if self.images else 0
+        for latents in regroup(pieces, self.config.chunk, first=1 if self.images else self.config.chunk):
+            yield self._by_tiles(self._synthesise, latents, memories, tile, 1, side)[:, :, start:]
+            start = 0
+
+    def _by_tiles(
+        self,
+        run: Callable[[Tensor, Memory], Tensor],
+        x: Tensor,
+        memories: defaultdict[int, Memory],
+        tile: int | None,
+        unit: int,
+        scale: int | Fraction,
+    ) -> Tensor:
+        """`run` over one chunk, whole or in tiles; each tile has a memory of its own, which its next chunk reads."""
+        if tile is None:
+            return run(x, memories[0])
+        overlap = max(1, tile // unit // 4) * unit
+        return tiled(lambda piece, i: run(piece, memories[i]), x, tile, overlap, scale)
+
+    def _analyse(self, pixels: Tensor, memory: Memory) -> Tensor:
+        latents: Tensor = self.encoder(pixels, memory)
+        return latents + self.shortcut.analyse(pixels) if self.shortcut else latents
+
+    def _synthesise(self, latents: Tensor, memory: Memory) -> Tensor:
+        pixels: Tensor = self.decoder(latents, memory)
+        return pixels + self.shortcut.synthesise(latents) if self.shortcut else pixels
+
+    def _denormalised(self, latents: Tensor) -> Tensor:
+        if latents.shape[1] != self.latent_channels:
+            raise ValueError(
+                f"latents of {latents.shape[1]} channels are not this autoencoder's {self.latent_channels}"
+            )
+        weight = self.decoder.head.weight
+        scaled = latents.to(weight.device).float() * _per_channel(self.latent_std) + _per_channel(self.latent_mean)
+        return scaled.to(weight.dtype)
 
     def _check(self, video: Tensor) -> None:
         self.latent_frames(video.shape[2])
+        self._check_sides(video)
+
+    def _check_sides(self, video: Tensor) -> None:
         for name, side, stride in zip(("height", "width"), video.shape[3:], self.stride[1:], strict=True):
             if side < stride or side % stride:
                 below = max(1, side // stride) * stride
@@ -274,7 +312,7 @@ class DcaeV(nn.Module):
 
 
 def _per_channel(values: Tensor) -> Tensor:
-    return values.view(-1, 1, 1, 1)
+    return values.float().view(-1, 1, 1, 1)
 
 
 def reconstruction_loss(prediction: Tensor, target: Tensor) -> Tensor:
