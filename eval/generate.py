@@ -22,7 +22,7 @@ from eval.params import EvalParams
 from sana_video.autoencoder import Autoencoder
 from sana_video.data.shards import ShardReader
 from sana_video.pipeline import SanaVideoPipeline
-from sana_video.video.io import encode_mp4
+from sana_video.video.mp4 import encode_mp4
 
 Row = dict[str, Any]
 

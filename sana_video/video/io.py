@@ -1,4 +1,4 @@
-"""Pictures by the time they are shown, and mp4 files out of arrays (PyAV).
+"""Pictures of a video by the time they are shown (PyAV); `sana_video.video.mp4` writes them.
 
 Time is PTS in the stream's time base throughout: frame k of a clip is the source frame that is on the screen at
 `start + k/fps`, so variable frame rates, odd time bases and late first frames need no special case. A frame is scaled
@@ -9,15 +9,14 @@ BT.601 below, limited range), then rotated as its display matrix says. Square pi
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
-from av.container import InputContainer, OutputContainer
+from av.container import InputContainer
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -28,9 +27,8 @@ from sana_video.video.probe import probe as probe
 Pixels = NDArray[np.uint8]
 
 SEEK_OVER = Fraction(4)  # seconds: a gap longer than this is jumped, a shorter one is decoded through
-METADATA_KEYS = frozenset({"title", "artist", "comment", "copyright", "description", "genre", "date"})
 
-_SCALE = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
+SCALE = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
 _SWS_MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}  # AVCOL_SPC_* -> SWS_CS_*
 
 
@@ -99,11 +97,11 @@ class Film:
         matrix, span = _colour(frame)
         small = self._scaler.reformat(
             frame, width, height, "yuv444p", src_colorspace=matrix, dst_colorspace=matrix,
-            src_color_range=span, dst_color_range=span, interpolation=_SCALE,
+            src_color_range=span, dst_color_range=span, interpolation=SCALE,
         )  # fmt: skip
         rgb = self._painter.reformat(
             small, format="rgb24", src_colorspace=matrix, dst_colorspace=Colorspace.DEFAULT,
-            src_color_range=span, dst_color_range=ColorRange.JPEG, interpolation=_SCALE,
+            src_color_range=span, dst_color_range=ColorRange.JPEG, interpolation=SCALE,
         ).to_ndarray()  # fmt: skip
         luma = np.frombuffer(memoryview(small.planes[0]), np.uint8).reshape(height, -1)[:, :width]
         return Picture(
@@ -252,61 +250,3 @@ def decode_spans(
     with Film(path, short_side=short_side, size=size, threads=threads) as film:
         for start_pts, end_pts in spans:
             yield decode_clip(film, start_pts, end_pts, fps, frames).rgb
-
-
-def encode_mp4(path: Path, frames: Pixels, fps: int | Fraction, metadata: Mapping[str, str], *, crf: int = 18) -> None:
-    """Write uint8 (F, H, W, 3) RGB as H.264 yuv420p, tagged BT.709, index first; atomic, equal bytes for equal input.
-
-    `metadata` keys are those of METADATA_KEYS. Raises ValueError on other keys, on odd sizes and on no frames.
-    """
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
-        raise ValueError(f"frames must be uint8 (F, H, W, 3) with F > 0, not {frames.dtype} {frames.shape}")
-    if frames.shape[1] % 2 or frames.shape[2] % 2:
-        raise ValueError(f"H.264 yuv420p needs even sizes, not {frames.shape[1]}x{frames.shape[2]}")
-    if unknown := set(metadata) - METADATA_KEYS:
-        raise ValueError(f"mp4 has no place for metadata {sorted(unknown)}; it has {sorted(METADATA_KEYS)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        options = {"movflags": "+faststart", "fflags": "+bitexact"}  # bitexact: no encoder version, no time stamps
-        with av.open(str(tmp), "w", format="mp4", options=options) as container:
-            container.metadata.update(metadata)
-            _encode(container, frames, Fraction(fps), crf)
-        _replace(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
-
-
-def _encode(container: OutputContainer, frames: Sequence[Pixels] | Pixels, fps: Fraction, crf: int) -> None:
-    options = {
-        "crf": str(crf),
-        "preset": "medium",
-        "flags": "+bitexact",
-        "threads": "1",
-        # the lookahead's macroblock tree gave other bytes for equal input in one encode of five (x264 with assembly)
-        "x264-params": "no-mbtree=1:rc-lookahead=0",
-    }
-    stream = container.add_stream("libx264", rate=fps, options=options)
-    stream.height, stream.width = frames[0].shape[:2]
-    stream.pix_fmt = "yuv420p"
-    context = stream.codec_context
-    context.color_range, context.colorspace, context.color_primaries, context.color_trc = 1, 1, 1, 1
-    for picture in frames:
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24").reformat(
-            format="yuv420p", src_color_range=ColorRange.JPEG, dst_color_range=ColorRange.MPEG,
-            dst_colorspace=Colorspace.ITU709, interpolation=_SCALE,
-        )  # fmt: skip
-        container.mux(stream.encode(frame))
-    container.mux(stream.encode(None))
-
-
-def _replace(tmp: Path, path: Path) -> None:
-    with open(tmp, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(tmp, path)
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata that `encode_mp4` wrote, as far as it is text of METADATA_KEYS."""
-    with open_video(path) as container:
-        return {key: value for key, value in container.metadata.items() if key in METADATA_KEYS}

@@ -77,7 +77,8 @@ def test_dvc_fetches_the_artifact_and_it_samples(finished: Project, tmp_path: Pa
     prompt = ("--prompt", "a moving pattern", "--steps", "2")
     finished.sana("sample", "--model", "sana-video@champion", *prompt, "--out", str(film))
 
-    from sana_video.video.io import probe, read_metadata
+    from sana_video.video.io import probe
+    from sana_video.video.mp4 import read_metadata
 
     assert probe(film).frames == 17
     assert "v0.1.0" in json.dumps(read_metadata(film))

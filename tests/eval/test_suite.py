@@ -29,7 +29,8 @@ from sana_video.data.shards import ShardWriter
 from sana_video.model import SanaVideo
 from sana_video.text import MiniLmTextEncoder, with_motion
 from sana_video.train.config import TrainParams
-from sana_video.video.io import probe, read_metadata
+from sana_video.video.io import probe
+from sana_video.video.mp4 import read_metadata
 
 ROOT = Path(__file__).resolve().parents[2]
 CREDIT = "(c) 2008 Blender Foundation, www.bigbuckbunny.org"

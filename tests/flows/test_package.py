@@ -168,7 +168,7 @@ def test_a_missing_part_is_named_and_leaves_nothing(project: Path) -> None:
 
 
 def test_the_folder_samples_a_film_that_says_what_it_is(project: Path, tmp_path: Path) -> None:
-    from sana_video.video.io import read_metadata
+    from sana_video.video.mp4 import read_metadata
 
     pack(project)
     out = tmp_path / "out.mp4"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from av.video.reformatter import ColorRange, Colorspace
 
-from sana_video.video.io import Film, decode_span, decode_spans, encode_mp4, iter_frames, read_metadata
+from sana_video.video.io import Film, decode_span, decode_spans, iter_frames
 
 RED, GREEN = (210, 40, 60), (50, 190, 90)
 
@@ -128,34 +128,6 @@ def test_sizes(tmp_path: Path, make_video: Any) -> None:
     covered = next(iter_frames(path, size=(60, 100))).rgb
     whole = next(iter_frames(path, size=(75, 100))).rgb
     np.testing.assert_array_equal(covered, whole[7:67])  # cropped about the centre, not stretched
-
-
-def test_encoding_keeps_pictures_metadata_and_bytes(tmp_path: Path) -> None:
-    y, x = np.mgrid[0:64, 0:96]
-    frames = np.stack([np.stack([x * 2, y * 3, np.full_like(x, 8 * k)], axis=-1) for k in range(9)]).astype(np.uint8)
-    said = {
-        "title": "a clip",
-        "comment": "prompt: “ünïcode; = \\ ”",
-        "copyright": "(c) 2008 Blender Foundation, www.bigbuckbunny.org",
-        "description": "CC BY 3.0",
-    }
-    encode_mp4(tmp_path / "a.mp4", frames, 16, said)
-    encode_mp4(tmp_path / "b.mp4", frames, 16, said)
-    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
-    assert read_metadata(tmp_path / "a.mp4") == said
-    back = decode_span(tmp_path / "a.mp4", 0, ticks(tmp_path / "a.mp4", 9 / 16), 16, 9)
-    assert np.abs(back.astype(int) - frames).mean() < 3
-    data = (tmp_path / "a.mp4").read_bytes()
-    assert data.index(b"moov") < data.index(b"mdat")
-    assert {path.name for path in tmp_path.iterdir()} == {"a.mp4", "b.mp4"}
-
-
-def test_encoding_refuses_what_it_cannot_keep(tmp_path: Path) -> None:
-    good = np.zeros((2, 64, 64, 3), np.uint8)
-    for frames, metadata in ((good[:0], {}), (good[:, :63], {}), (good.astype(np.float32), {}), (good, {"mood": "x"})):
-        with pytest.raises(ValueError):
-            encode_mp4(tmp_path / "a.mp4", frames, 16, metadata)
-    assert not list(tmp_path.iterdir())
 
 
 def test_damage_in_the_middle_is_found_or_harmless(tmp_path: Path, make_video: Any) -> None:

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from sana_video.video import measures
-from sana_video.video.io import decode_span, encode_mp4
+from sana_video.video.io import decode_span
+from sana_video.video.mp4 import encode_mp4
 
 
 def texture(height: int = 128, width: int = 256, seed: int = 0) -> np.ndarray:

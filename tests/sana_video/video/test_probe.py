@@ -100,7 +100,7 @@ def test_a_file_that_ends_too_early(tmp_path: Path, make_video: Any, name: str, 
 def test_a_file_with_its_index_first_that_ends_too_early(tmp_path: Path) -> None:
     import numpy as np
 
-    from sana_video.video.io import encode_mp4
+    from sana_video.video.mp4 import encode_mp4
 
     noise = np.random.default_rng(0).integers(0, 255, (32, 64, 64, 3), dtype=np.uint8)
     encode_mp4(tmp_path / "a.mp4", noise, 16, {})
