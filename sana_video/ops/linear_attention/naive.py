@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from sana_video.rope import Rotary, rotate
@@ -58,6 +59,37 @@ def linear_attention(
             denominator = torch.einsum("bae,bnae->bna", sum_k, q[:, low:high]) + eps
             outputs.append(numerator / denominator.unsqueeze(-1))
         return torch.cat(outputs, dim=1).to(v.dtype), LinearState(sum_kv, sum_k)
+
+
+def normed_linear_attention(
+    qkv: Tensor,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    rotary: Rotary,
+    *,
+    heads: int,
+    norm_eps: float,
+    eps: float,
+    starts: Sequence[int] = (0,),
+    state: LinearState | None = None,
+) -> tuple[Tensor, LinearState]:
+    """All that stands between the qkv projection and the output projection of self-attention.
+
+    qkv: (B, N, 3D), queries, keys and values side by side; q_weight, k_weight: (D,) of the RMSNorms, which see the full
+    width before the heads are split; the rest as for `linear_attention`. Returns (B, N, D) in qkv's dtype, and the state.
+    """
+    q, k, v = qkv.chunk(3, dim=-1)
+    q, k = rms_norm(q, q_weight, norm_eps), rms_norm(k, k_weight, norm_eps)
+    q, k, v = (rearrange(x, "b n (a e) -> b n a e", a=heads) for x in (q, k, v))
+    out, after = linear_attention(q, k, v, rotary, eps=eps, starts=starts, state=state)
+    return rearrange(out, "b n a e -> b n (a e)"), after
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / rms(x) · weight over the last axis, statistics in float32."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    inverse_rms = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
+    return (wide * inverse_rms).to(x.dtype) * weight
 
 
 def _empty_state(k: Tensor) -> LinearState:
