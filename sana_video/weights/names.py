@@ -206,16 +206,18 @@ def infer(
     ValueError if the few tensors it looks at are missing, or are of another rank.
     """
     called = {row.ours: row.names(layout)[0] for row in rows(1)}
-    looked_at = [called[name] for name in ("patch_embed.weight", "text_embed.fc1.weight", "blocks.0.ffn.expand.weight")]
-    if not all(name in shapes and shapes[name].ndim == rank for name, rank in zip(looked_at, (5, 2, 4), strict=True)):
-        known = [name for row in rows(depth_of(shapes)) for name in row.names(layout)]
+    looked_at = {"patch_embed.weight": 5, "text_embed.fc1.weight": 2, "blocks.0.ffn.expand.weight": 4}
+    ranks = {called[name]: rank for name, rank in looked_at.items()}
+    if any(name not in shapes or shapes[name].ndim != rank for name, rank in ranks.items()):
+        known = [name for row in rows(max(1, depth_of(shapes))) for name in row.names(layout)]
+        others = [name for name, rank in ranks.items() if name in shapes and shapes[name].ndim != rank]
         faults = {
             "missing": [name for name in known if name not in shapes],
             "unexpected": [name for name in shapes if name not in known],
-            "of another rank": [f"{name} {list(shapes[name].shape)}" for name in looked_at if name in shapes],
+            "of another rank": [f"{name} {list(shapes[name].shape)}" for name in others],
         }
         refuse(source, "SanaVideo", faults)
-    patch, text, expand = (shapes[name].shape for name in looked_at)
+    patch, text, expand = (shapes[name].shape for name in ranks)
     width, hidden = patch[0], expand[0] // 2
     if width % head_width:
         raise ValueError(f"{source}: width {width} is no multiple of {head_width}; give its configuration")
