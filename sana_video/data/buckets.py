@@ -22,6 +22,7 @@ BUCKETS_720: tuple[Size, ...] = (
     (672, 1344), (704, 1280), (800, 1152), (832, 1088), (960, 960), (1024, 896),
     (1088, 832), (1152, 800), (1248, 736), (1280, 704), (1344, 672),
 )  # fmt: skip
+TABLES = {"480p": (480 * 832, BUCKETS_480), "720p": (960 * 960, BUCKETS_720)}  # area in pixels, sizes
 
 
 def rule(area: int, multiple: int, ratios: Sequence[float] = RATIOS) -> tuple[Size, ...]:
@@ -42,6 +43,30 @@ def cover(height: int, width: int, size: Size) -> Size:
     """The smallest size with the aspect of height x width that covers `size`: resize to it, then crop the centre."""
     scale = max(size[0] / height, size[1] / width)
     return max(size[0], round(height * scale)), max(size[1], round(width * scale))
+
+
+def named(name: str, multiple: int) -> tuple[Size, ...]:
+    """The sizes of "480p" or "720p": as published, or by `rule` where those are no multiples of `multiple`."""
+    if name not in TABLES:
+        raise ValueError(f"size {name!r}: choose one of {', '.join(TABLES)}, or give height and width")
+    area, table = TABLES[name]
+    return table if all(side % multiple == 0 for size in table for side in size) else rule(area, multiple)
+
+
+def around(size: Size, multiple: int) -> tuple[Size, ...]:
+    """The sizes of about as many pixels as `size`: the table that holds it, else itself and what `rule` gives."""
+    for name, (_, table) in TABLES.items():
+        if size in table:
+            return named(name, multiple)
+    return (size, *rule(math.prod(size), multiple))
+
+
+def parse_aspect(text: str) -> Size:
+    """(height, width) of an aspect written WIDTH:HEIGHT, such as 16:9."""
+    width, mark, height = text.partition(":")
+    if not (mark and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise ValueError(f"aspect {text!r}: expected WIDTH:HEIGHT, such as 16:9")
+    return int(height), int(width)
 
 
 def _round(length: float, multiple: int) -> int:

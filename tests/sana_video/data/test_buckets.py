@@ -2,7 +2,7 @@
 
 import pytest
 
-from sana_video.data.buckets import BUCKETS_480, BUCKETS_720, cover, nearest, rule
+from sana_video.data.buckets import BUCKETS_480, BUCKETS_720, around, cover, named, nearest, parse_aspect, rule
 
 
 def test_the_rule_gives_the_published_480_table() -> None:
@@ -42,3 +42,22 @@ def test_no_aspect_and_no_area_are_refused() -> None:
         nearest(0, 16, BUCKETS_480)
     with pytest.raises(ValueError, match="100 pixels"):
         rule(100, 32)
+
+
+def test_sizes_by_name_and_around_a_resolution() -> None:
+    assert named("480p", 16) == around((832, 480), 16) == BUCKETS_480
+    assert named("720p", 32) == around((704, 1280), 32) == BUCKETS_720
+    wide = named("480p", 32)  # the published table is in multiples of 16
+    assert len(wide) == 11 and all(side % 32 == 0 for size in wide for side in size)
+    assert around((480, 832), 32) == wide and (480, 832) in wide
+    small = around((96, 160), 16)
+    assert small[0] == (96, 160) and all(0.7 < h * w / (96 * 160) < 1.4 for h, w in small)
+    with pytest.raises(ValueError, match="'4k': choose one of 480p, 720p"):
+        named("4k", 16)
+
+
+@pytest.mark.parametrize("text", ["16x9", "16:", ":9", "0:9", "a:b", "", "-16:9", "1.5:1"])
+def test_an_aspect_is_width_to_height(text: str) -> None:
+    assert parse_aspect("16:9") == (9, 16)
+    with pytest.raises(ValueError, match="expected WIDTH:HEIGHT"):
+        parse_aspect(text)
