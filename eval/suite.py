@@ -27,8 +27,9 @@ from sana_video.autoencoder import Autoencoder, load_autoencoder
 from sana_video.config import SamplingDefaults
 from sana_video.data.shards import ShardReader
 from sana_video.model import SanaVideo
-from sana_video.pipeline import SanaVideoPipeline, to_uint8
+from sana_video.pipeline import SanaVideoPipeline
 from sana_video.text import TextParams, load_text_encoder
+from sana_video.video.pixels import to_uint8
 
 EVAL_VERSION = 1  # of the meaning of the tables; equals `eval` in versions.yaml
 SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)  # noise levels of the held-out loss

@@ -139,8 +139,9 @@ class SamplingDefaults(BaseModel):
     """`sampling.json`: how a released model is sampled when the caller does not say.
 
     `fps` frames per second; `height`, `width` pixels; `frames` pixel frames; `flow_shift` of the noise schedule;
-    `motion_score` is appended to each prompt unless None; `step_list` (timesteps, high to low) replaces the schedule
-    and guidance for a chunk-causal model that was distilled to few steps.
+    `guidance` by `guidance_rule` (classifier-free, or adaptive projected); `motion_score` is appended to each prompt
+    unless None; `step_list` (timesteps, high to low) replaces the schedule and guidance for a chunk-causal model that
+    was distilled to few steps.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -151,6 +152,7 @@ class SamplingDefaults(BaseModel):
     frames: int = Field(default=81, gt=0)
     steps: int = Field(default=50, gt=0)
     guidance: float = Field(default=6.0, ge=0)
+    guidance_rule: Literal["cfg", "apg"] = "cfg"
     flow_shift: float = Field(default=8.0, gt=0)
     motion_score: int | None = None
     step_list: tuple[int, ...] | None = None

@@ -16,6 +16,8 @@ from sana_video import weights
 from sana_video.config import SanaVideoConfig
 from sana_video.layers import Block, BlockState, FinalLayer, TextEmbedding, TimestepEmbedding
 from sana_video.rope import rotary_tables
+from sana_video.weights.checkpoints import load_diffusers
+from sana_video.weights.diffusers import transformer_folder
 
 
 class StreamState(NamedTuple):
@@ -65,15 +67,17 @@ class SanaVideo(nn.Module):
         text: Tensor,
         text_mask: Tensor,
         chunk_index: Sequence[int] | None = None,
+        state: StreamState | None = None,
     ) -> Tensor:
         """Velocity ε - x₀ (B, C, T, H, W) of latents of the same shape.
 
         timestep: (B,), or (B, T) per latent frame, in [0, 1000); text: (B, L, text width); text_mask: (B, L) bool, true
-        where a token is; chunk_index: first latent frame of each chunk, where not `config.chunk_index(T)`. Raises
-        ValueError for shapes that do not fit the configuration.
+        where a token is; chunk_index: first latent frame of each chunk, where not `config.chunk_index(T)`; state: what
+        is remembered of the frames before these (see `stream`); it is not changed. Raises ValueError for shapes that do
+        not fit the configuration.
         """
         chunks = self.config.chunk_index(latents.shape[2]) if chunk_index is None else chunk_index
-        velocity, _ = self._run(latents, timestep, text, text_mask, chunks, None, keep=False)
+        velocity, _ = self._run(latents, timestep, text, text_mask, chunks, state, keep=False)
         return velocity
 
     def stream(
@@ -82,7 +86,7 @@ class SanaVideo(nn.Module):
         """Velocity of the next chunk of a video, and the state after it (arXiv 2509.24695, Algorithm 1).
 
         The chunk sees itself both ways and what `state` remembers; None starts a video. Frames take absolute positions.
-        The caller keeps the state returned for clean latents at time 0, and drops the others.
+        The state to keep is that after clean latents at time 0; where none is wanted, `forward` keeps none alive.
         """
         velocity, blocks = self._run(latents, timestep, text, text_mask, (0,), state, keep=True)
         return velocity, StreamState(blocks, (state.frames if state else 0) + latents.shape[2])
@@ -159,17 +163,26 @@ class SanaVideo(nn.Module):
     def from_pretrained(
         cls, folder: Path | str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
     ) -> Self:
-        """The model saved in `folder` (config.json, model.safetensors), in eval mode.
+        """The model in `folder`, in eval mode: one of ours (config.json, model.safetensors) or one of diffusers.
 
-        Raises FileNotFoundError for what is missing, and ValueError for weights that are not this model's: see
-        `weights.load_into`.
+        diffusers' may be the transformer's own folder, sharded or not, or a whole pipeline's; its origin decides the
+        epsilons. Raises FileNotFoundError for what is missing, and ValueError for weights that are not this model's:
+        see `weights.load_into`.
         """
         folder = Path(folder)
-        config = SanaVideoConfig.load(folder / "config.json")
-        with torch.device("meta"):
-            model = cls(config)
-        weights.load_into(model, folder / weights.FILE_NAME, device=device, dtype=dtype)
+        if transformer_folder(folder) is not None:
+            config, state = load_diffusers(folder, device=device, dtype=dtype)
+            model = cls._empty(config)
+            model.load_state_dict(state, assign=True)
+        else:
+            model = cls._empty(SanaVideoConfig.load(folder / "config.json"))
+            weights.load_into(model, folder / weights.FILE_NAME, device=device, dtype=dtype)
         return model.eval()
+
+    @classmethod
+    def _empty(cls, config: SanaVideoConfig) -> Self:
+        with torch.device("meta"):
+            return cls(config)
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write config.json and model.safetensors into `folder`; each appears whole or not at all."""

@@ -1,43 +1,55 @@
 """From words, and perhaps an image, to frames: text encoder, sampler, network and autoencoder in one call.
 
-The same call makes a video from text, a video from an image and, with one frame, an image. A network in both directions
-is sampled with DPM-Solver++ (Euler where frames carry their own times); a chunk-causal one chunk by chunk.
+The same call makes a video from text, a video from an image and, with one frame, an image. `stream` gives the frames
+as they are made; for a chunk-causal network and a streaming autoencoder its memory does not grow with the video.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Self, TypedDict, TypeVar, Unpack
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from einops import rearrange, repeat
-from numpy.typing import NDArray
+from einops import repeat
 from torch import Tensor
 
 from sana_video import weights
 from sana_video.autoencoder import Autoencoder, load_autoencoder
 from sana_video.config import SamplingDefaults, read_json, validated
+from sana_video.data import buckets
+from sana_video.generate import Request, clean_latents
+from sana_video.guidance import GuidanceRule
 from sana_video.model import SanaVideo
-from sana_video.sampling import (
-    OnStep,
-    Velocity,
-    dpmpp_2m_flow,
-    euler,
-    flow_schedule,
-    gaussian,
-    guided,
-    hold_first_frame,
-    renoise,
-    silent,
-    step_sigmas,
-)
-from sana_video.streaming import Condition, Sampler, generate_chunks, network_time
-from sana_video.text import TextEncoder, TextParams, load_text_encoder, with_motion
+from sana_video.sampling import OnStep, silent
+from sana_video.streaming import Condition
+from sana_video.text import TextEncoder, TextParams, check_prompt, load_text_encoder, with_motion
+from sana_video.video.pixels import Image, check_image, cover, to_uint8
 
 NULL_FILE = "null_embedding.safetensors"
+Size = buckets.Size
+T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
+
+
+class Options(TypedDict, total=False):
+    """What a call may ask for; what is left out, or None, comes from the pipeline's `defaults`."""
+
+    image: Image | None  # uint8 (H, W, 3): the first frame of each video, covered and cropped to size
+    motion_score: float | None  # told to the network after the prompt
+    frames: int | None  # pixel frames; 1 for an image
+    height: int | None
+    width: int | None
+    size: str | None  # instead of height and width: "480p" or "720p", at the nearest aspect
+    aspect: str | None  # WIDTH:HEIGHT; without it the image's, or the default's
+    steps: int | None
+    guidance: float | None  # 1 for none
+    guidance_rule: GuidanceRule | None
+    negative_prompt: str  # what guidance leads away from, instead of the stored null embedding or the empty string
+    videos_per_prompt: int
+    seed: int  # video i of the whole list draws its noise from seed + i
+    cut_prompts: bool  # cut a prompt that is longer than the encoder takes, as in training, instead of refusing it
+    on_step: OnStep  # called with (done, total) after each step, counted over all batches
 
 
 @dataclass(frozen=True)
@@ -72,202 +84,166 @@ class SanaVideoPipeline:
         text_folder: Path | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
+        autoencoder_dtype: torch.dtype | None = None,
     ) -> Self:
         """Everything from one folder: model.safetensors, config.json, autoencoder/, text.json, sampling.json.
 
         `null_embedding.safetensors` is used where it is there; `text_folder` holds the weights of a text encoder that
-        does not bring its own; `dtype` is the network's. Raises FileNotFoundError for what is missing, ValueError for
-        what is damaged or does not fit together.
+        does not bring its own, else the `folder` of text.json does, relative to the pipeline's; `dtype` is the
+        network's; the text encoder keeps the one that training used. Raises FileNotFoundError for what is missing
+        (`MissingWeights` for published weights), ValueError for what is damaged or does not fit together.
         """
         folder = Path(folder)
         text = validated(TextParams, read_json(folder / "text.json"), folder / "text.json")
-        autoencoder = load_autoencoder(folder / "autoencoder")
-        if isinstance(autoencoder, torch.nn.Module):
-            autoencoder.to(device)
+        if text_folder is None and text.folder is not None:
+            text_folder = folder / text.folder
         return cls(
             model=SanaVideo.from_pretrained(folder, device=device, dtype=dtype),
-            autoencoder=autoencoder,
-            text_encoder=load_text_encoder(text, text_folder),
+            autoencoder=load_autoencoder(folder / "autoencoder", device=device, dtype=autoencoder_dtype),
+            text_encoder=load_text_encoder(text, text_folder, device=device),
             defaults=SamplingDefaults.load(folder / "sampling.json"),
             null=_load_null(folder / NULL_FILE),
         )
 
-    @torch.no_grad()
-    def __call__(
-        self,
-        prompt: str | Sequence[str],
-        *,
-        image: NDArray[np.uint8] | Tensor | None = None,
-        motion_score: float | None = None,
-        frames: int | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        seed: int = 0,
-        negative_prompt: str = "",
-        on_step: OnStep = silent,
-    ) -> Tensor:
-        """One video per prompt: uint8 RGB (B, F, H, W, 3) on the CPU.
+    def __call__(self, prompt: str | Sequence[str], *, batch: int = 1, **options: Unpack[Options]) -> Tensor:
+        """`videos_per_prompt` videos of each prompt, a prompt's beside each other: uint8 RGB (B, F, H, W, 3), CPU.
 
-        image: uint8 (H, W, 3), becomes the first frame of each video (covered and cropped to size); motion_score: told
-        to the network after the prompt; frames: pixel frames, 1 for an image; seed: sample i draws its noise from
-        seed + i, so the same call gives the same bits on the same device; on_step(done, total): called after each step.
-        What is None comes from `defaults`. Raises ValueError for what cannot be made, naming the nearest that can.
+        `batch` videos are sampled at once: memory on the device grows with it, not with the number of videos. At 1 a
+        video is the same to the bit whatever is made beside it; in larger batches the last bits of the arithmetic may
+        differ, the noise never does. The same call gives the same bits on the same device. Raises ValueError for what
+        cannot be made, naming the nearest that can, before anything is sampled.
         """
-        known = self.defaults
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        size = (known.height if height is None else height, known.width if width is None else width)
-        shape = self._latent_shape(len(prompts), known.frames if frames is None else frames, *size)
-        score = known.motion_score if motion_score is None else motion_score
-        told = self._encode([_told(text, score) for text in prompts])
-        null = self._null(negative_prompt, len(prompts))
-        first = None if image is None else self._encode_image(image, size, shape)
-        generators = [torch.Generator().manual_seed(seed + i) for i in range(len(prompts))]
-        request = Request(
-            shape=shape,
-            prompt=told,
-            null=null,
-            image=first,
-            steps=known.steps if steps is None else steps,
-            guidance=known.guidance if guidance is None else guidance,
-            flow_shift=known.flow_shift,
-            step_list=known.step_list,
-            generators=generators,
-            on_step=on_step,
-        )
-        sample = _sample_whole if self.model.config.chunk_frames is None else _sample_chunks
-        pieces = self.autoencoder.decode_stream(sample(self.model, request))
-        return torch.cat([to_uint8(piece) for piece in pieces], dim=1)
-
-    def _latent_shape(self, batch: int, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
-        _, down_h, down_w = self.autoencoder.stride
-        patch = self.model.config.patch_size[1]
-        for name, pixels, unit in (("height", height, down_h * patch), ("width", width, down_w * patch)):
-            if pixels < 1 or pixels % unit:
-                raise ValueError(
-                    f"{name} {pixels} is not a multiple of {unit}; the nearest is {_nearest(pixels, unit)}"
-                )
         if batch < 1:
-            raise ValueError("no prompt given")
-        T = self.autoencoder.latent_frames(frames)
-        if self.model.config.rope_max < T:
-            raise ValueError(f"{frames} frames are {T} latent frames; this model knows {self.model.config.rope_max}")
-        return batch, self.autoencoder.latent_channels, T, height // down_h, width // down_w
+            raise ValueError(f"batch {batch}: at least 1 video is made at a time")
+        parts = self._request(prompt, options).split(batch)
+        return torch.cat([torch.cat(list(self._frames(part)), dim=1) for part in parts])
 
-    def _encode(self, texts: list[str]) -> Condition:
-        text, mask = self.text_encoder.encode(texts)
-        return Condition(text.to(self._device), mask.to(self._device))
+    def stream(self, prompt: str | Sequence[str], **options: Unpack[Options]) -> Iterator[Tensor]:
+        """The same videos piece by piece along time, as they are made: uint8 (B, f, H, W, 3), all B in step.
 
-    def _null(self, negative_prompt: str, batch: int) -> Condition:
-        one = self._encode([negative_prompt]) if negative_prompt or self.null is None else self.null
-        return Condition(
-            repeat(one.text.to(self._device), "1 l d -> b l d", b=batch),
-            repeat(one.mask.to(self._device), "1 l -> b l", b=batch),
-        )
+        A chunk-causal network gives frames after each chunk, and holds one chunk and a state of fixed size however
+        long the video is; a network in both directions is done before its first frame is decoded. Raises like a call,
+        before the first piece is asked for.
+        """
+        return self._frames(self._request(prompt, options))
 
-    def _encode_image(
-        self, image: NDArray[np.uint8] | Tensor, size: tuple[int, int], shape: tuple[int, int, int, int, int]
-    ) -> Tensor:
-        if shape[2] < 2:
-            raise ValueError(
-                "a video from an image needs more frames than the image itself; ask for 2 latent frames up"
-            )
-        pixels = repeat(cover(image, *size), "c h w -> b c 1 h w", b=shape[0])
-        return self.autoencoder.encode(pixels.to(self._device)).float()
+    def size_for(self, options: Options) -> Size:
+        """(height, width) that a call with these options makes. ValueError, naming the nearest, if it cannot be."""
+        known, unit = self.defaults, self._unit
+        native = (known.height, known.width)
+        height, width, image = options.get("height"), options.get("width"), options.get("image")
+        size, aspect = options.get("size"), options.get("aspect")
+        if height is not None or width is not None or not (size or aspect or image is not None):
+            if size or aspect:
+                raise ValueError(f"height and width are given: {size or aspect} would be a second size; leave one out")
+            chosen = (height if height is not None else native[0], width if width is not None else native[1])
+            return _divisible(chosen, unit)
+        H, W = native if image is None else check_image(image).shape[:2]
+        if aspect is not None:
+            H, W = buckets.parse_aspect(aspect)
+        return buckets.nearest(H, W, buckets.around(native, unit) if size is None else buckets.named(size, unit))
+
+    @property
+    def _unit(self) -> int:
+        """Pixels that a side must be a multiple of."""
+        return max(self.autoencoder.stride[1:]) * self.model.config.patch_size[1]
 
     @property
     def _device(self) -> torch.device:
         return self.model.patch_embed.weight.device
 
+    @torch.no_grad()
+    def _request(self, prompt: str | Sequence[str], options: Options) -> Request:
+        """All videos of a call as one batch; conditions stay on the CPU until their turn comes."""
+        if unknown := options.keys() - Options.__annotations__.keys():
+            raise TypeError(f"unknown options {sorted(unknown)}; there are {', '.join(Options.__annotations__)}")
+        known, image = self.defaults, options.get("image")
+        prompts = self._prompts(prompt, options)
+        size = self.size_for(options)
+        latent_frames = self._latent_frames(_or(options.get("frames"), known.frames), image is not None)
+        few = known.step_list is not None
+        request = Request(
+            shape=(len(prompts), self.autoencoder.latent_channels, latent_frames, *self._latent_size(size)),
+            prompt=self._encode(prompts),
+            null=None,
+            image=None,
+            steps=_or(options.get("steps"), known.steps),
+            guidance=1.0 if few else _or(options.get("guidance"), known.guidance),
+            guidance_rule=_or(options.get("guidance_rule"), known.guidance_rule),
+            flow_shift=known.flow_shift,
+            step_list=known.step_list,
+            generators=[torch.Generator().manual_seed(options.get("seed", 0) + i) for i in range(len(prompts))],
+            on_step=options.get("on_step", silent),
+        )
+        if request.guidance != 1:
+            request = replace(request, null=self._null(options.get("negative_prompt", ""), len(prompts)))
+        return request if image is None else replace(request, image=self._encode_image(image, size, len(prompts)))
 
-@dataclass(frozen=True)
-class Request:
-    """One call of the pipeline, everything settled. `image`: clean first latent frame (B, C, 1, h, w)."""
+    @torch.no_grad()
+    def _frames(self, request: Request) -> Iterator[Tensor]:
+        for piece in self.autoencoder.decode_stream(clean_latents(self.model, request.to(self._device))):
+            yield to_uint8(piece)
 
-    shape: tuple[int, int, int, int, int]
-    prompt: Condition
-    null: Condition
-    image: Tensor | None
-    steps: int
-    guidance: float
-    flow_shift: float
-    step_list: tuple[int, ...] | None
-    generators: list[torch.Generator]
-    on_step: OnStep
+    def _prompts(self, prompt: str | Sequence[str], options: Options) -> list[str]:
+        """What the encoder is told for each video, once per video."""
+        videos = options.get("videos_per_prompt", 1)
+        if videos < 1:
+            raise ValueError(f"videos_per_prompt {videos}: at least 1 video is made of a prompt")
+        given = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not given:
+            raise ValueError("no prompt given")
+        score = _or(options.get("motion_score"), self.defaults.motion_score)
+        told = [_told(text, score) for text in given]
+        for text in () if options.get("cut_prompts", False) else told:
+            check_prompt(self.text_encoder, text)
+        return [text for text in told for _ in range(videos)]
 
+    def _latent_frames(self, frames: int, from_image: bool) -> int:
+        if (frames == 1 or from_image) and not self.autoencoder.images:
+            raise ValueError("this autoencoder has no latent for a single image, so it makes videos from text alone")
+        latents = self.autoencoder.latent_frames(frames)
+        limit, stride = self.model.config.rope_max, self.autoencoder.stride[0]
+        if limit < latents:
+            most = 1 + (limit - 1) * stride
+            raise ValueError(
+                f"{frames} frames are {latents} latent frames; this model knows {limit} positions: at most {most} "
+                f"frames, {most / self.defaults.fps:.0f} s"
+            )
+        if from_image and latents < 2:
+            raise ValueError(
+                f"a video from an image needs more frames than the image itself; ask for {1 + stride} frames or more"
+            )
+        if self.model.config.chunk_frames is None and frames > self.defaults.frames:
+            _LOG.warning("%d frames are more than the %d this model was trained on", frames, self.defaults.frames)
+        return latents
 
-def _sample_whole(model: SanaVideo, request: Request) -> Iterator[Tensor]:
-    """Yield the clean latents (B, C, T, h, w) of a network in both directions, all frames at once."""
-    noise = gaussian(request.shape, request.generators).to(request.prompt.text.device)
-    sigmas = flow_schedule(request.steps, request.flow_shift)
-    velocity = guided(_velocity(model, request.prompt), _velocity(model, request.null), request.guidance)
-    if request.image is None:
-        yield dpmpp_2m_flow(velocity, noise, sigmas, request.on_step)
-    else:
-        latents = euler(hold_first_frame(velocity, request.image), noise, sigmas, request.on_step)
-        yield torch.cat([request.image, latents[:, :, 1:]], dim=2)
+    def _latent_size(self, size: Size) -> Size:
+        return size[0] // self.autoencoder.stride[1], size[1] // self.autoencoder.stride[2]
 
+    def _encode(self, texts: list[str]) -> Condition:
+        """Each different text is encoded once."""
+        different = list(dict.fromkeys(texts))
+        text, mask = self.text_encoder.encode(different)
+        rows = torch.tensor([different.index(one) for one in texts])
+        return Condition(text.cpu()[rows], mask.cpu()[rows])
 
-def _sample_chunks(model: SanaVideo, request: Request) -> Iterator[Tensor]:
-    """Yield the clean latents (B, C, frames of the chunk, h, w) of a chunk-causal network, chunk after chunk."""
-    chunk_index = model.config.chunk_index(request.shape[2])
-    few = request.step_list is not None
-    return generate_chunks(
-        model,
-        request.prompt,
-        shape=request.shape,
-        chunk_index=chunk_index,
-        sampler=_chunk_sampler(request, len(chunk_index)),
-        generators=request.generators,
-        null=request.null,
-        guidance=1.0 if few else request.guidance,
-        image=request.image,
-    )
+    def _null(self, negative_prompt: str, batch: int) -> Condition:
+        if negative_prompt or self.null is None:
+            if cut := self.text_encoder.overflow(negative_prompt, instruct=False):
+                limit = self.text_encoder.tokens
+                raise ValueError(f"the negative prompt is {cut} tokens longer than the {limit} it may have; shorten it")
+            one = Condition(*self.text_encoder.encode([negative_prompt], instruct=False))
+        else:
+            one = self.null
+        return Condition(one.text.cpu().expand(batch, -1, -1), one.mask.cpu().expand(batch, -1))
 
-
-def _chunk_sampler(request: Request, chunks: int) -> Sampler:
-    """The sampler of one chunk; steps are counted over all of them."""
-    done = 0
-
-    def count(step: int, total: int) -> None:
-        nonlocal done
-        done += 1
-        request.on_step(done, total * chunks)
-
-    if request.step_list is None:
-        return partial(euler, sigmas=flow_schedule(request.steps, request.flow_shift), on_step=count)
-
-    def fresh(x: Tensor) -> Tensor:
-        return gaussian(x.shape, request.generators).to(x)
-
-    return partial(renoise, sigmas=step_sigmas(request.step_list), fresh_noise=fresh, on_step=count)
-
-
-def _velocity(model: SanaVideo, condition: Condition) -> Velocity:
-    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-        return model(x, network_time(sigma, x), condition.text, condition.mask).to(x.dtype)  # type: ignore[no-any-return]
-
-    return velocity
+    def _encode_image(self, image: Image, size: Size, batch: int) -> Tensor:
+        pixels = repeat(cover(image, *size), "c h w -> 1 c 1 h w")
+        return self.autoencoder.encode(pixels.to(self._device)).float().cpu().expand(batch, -1, -1, -1, -1)
 
 
-def cover(image: NDArray[np.uint8] | Tensor, height: int, width: int) -> Tensor:
-    """uint8 (H, W, 3) -> float (3, height, width) in [-1, 1]: scaled until it covers, then cropped at the centre."""
-    pixels = torch.as_tensor(image)
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != torch.uint8 or 0 in pixels.shape:
-        raise ValueError(f"an image is uint8 (height, width, 3), not {pixels.dtype} {list(pixels.shape)}")
-    scale = max(height / pixels.shape[0], width / pixels.shape[1])
-    size = [max(height, round(pixels.shape[0] * scale)), max(width, round(pixels.shape[1] * scale))]
-    wide = rearrange(pixels, "h w c -> 1 c h w").float()
-    scaled = F.interpolate(wide, size=size, mode="bicubic", antialias=True).clamp(0, 255)[0]
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    return scaled[:, top : top + height, left : left + width] / 127.5 - 1
-
-
-def to_uint8(video: Tensor) -> Tensor:
-    """(B, 3, F, H, W) in [-1, 1] -> uint8 (B, F, H, W, 3) on the CPU, rounded to the nearest."""
-    bounded = (video.float() * 127.5 + 127.5).clamp(0, 255).round()
-    return rearrange(bounded.to(torch.uint8).cpu(), "b c f h w -> b f h w c")
+def _or(given: T | None, default: T) -> T:
+    return default if given is None else given
 
 
 def _told(prompt: str, motion_score: float | None) -> str:
@@ -276,8 +252,12 @@ def _told(prompt: str, motion_score: float | None) -> str:
     return prompt if motion_score is None else with_motion(prompt, motion_score)
 
 
-def _nearest(pixels: int, unit: int) -> int:
-    return max(unit, round(pixels / unit) * unit)
+def _divisible(size: Size, unit: int) -> Size:
+    for name, pixels in zip(("height", "width"), size, strict=True):
+        if pixels < 1 or pixels % unit:
+            nearest = max(unit, round(pixels / unit) * unit)
+            raise ValueError(f"{name} {pixels} is not a multiple of {unit}; the nearest is {nearest}")
+    return size
 
 
 def _load_null(path: Path) -> Condition | None:

@@ -20,23 +20,25 @@ def silent(step: int, total: int) -> None:
 
 
 def flow_schedule(steps: int, shift: float) -> Tensor:
-    """steps + 1 levels falling from shift(0.999) to 0, evenly spaced before the shift. float64."""
-    if steps < 1:
-        raise ValueError(f"sampling needs at least 1 step, not {steps}")
-    even = 1 - torch.linspace(1, 0.001, steps + 1, dtype=torch.float64)
+    """steps + 1 levels falling from shift(0.999) to 0, evenly spaced before the shift: DPM-Solver's. float64."""
+    even = 1 - torch.linspace(1, 0.001, _at_least_one(steps) + 1, dtype=torch.float64)
     return shift_sigmas(even, shift).flip(0)
 
 
-def guided(conditional: Velocity, unconditional: Velocity, scale: float) -> Velocity:
-    """Classifier-free guidance (Ho & Salimans 2022): v = v_u + g (v_c - v_u); at g = 1 simply v_c."""
-    if scale == 1:
-        return conditional
+def euler_schedule(steps: int, shift: float) -> Tensor:
+    """steps + 1 levels, 1 to 0, of the Euler sampler that image to video was published with. float64.
 
-    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-        base = unconditional(x, sigma)
-        return base + scale * (conditional(x, sigma) - base)
+    They are evenly spaced from 1 to shift(0.001) and shifted, so that the last is shifted twice; then comes the 0.
+    """
+    lowest = float(shift_sigmas(torch.tensor(0.001, dtype=torch.float64), shift))
+    even = torch.linspace(1, lowest, _at_least_one(steps), dtype=torch.float64)
+    return torch.cat([shift_sigmas(even, shift), even.new_zeros(1)])
 
-    return velocity
+
+def _at_least_one(steps: int) -> int:
+    if steps < 1:
+        raise ValueError(f"sampling needs at least 1 step, not {steps}")
+    return steps
 
 
 def hold_first_frame(velocity: Velocity, image: Tensor) -> Velocity:

@@ -8,14 +8,15 @@ distilled model, or an ordinary sampler with guidance.
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from sana_video.flow import network_timestep
+from sana_video.guidance import GuidanceRule, guided
 from sana_video.model import SanaVideo, StreamState
-from sana_video.sampling import Velocity, gaussian, guided, hold_first_frame
+from sana_video.sampling import Velocity, gaussian, hold_first_frame
 
 Sampler = Callable[[Velocity, Tensor], Tensor]
 
@@ -25,6 +26,12 @@ class Condition(NamedTuple):
 
     text: Tensor
     mask: Tensor
+
+    def to(self, device: torch.device) -> Self:
+        return self._replace(text=self.text.to(device), mask=self.mask.to(device))
+
+    def rows(self, rows: slice) -> Self:
+        return self._replace(text=self.text[rows], mask=self.mask[rows])
 
 
 @torch.no_grad()
@@ -38,20 +45,21 @@ def generate_chunks(
     generators: Sequence[torch.Generator],
     null: Condition | None = None,
     guidance: float = 1.0,
+    rule: GuidanceRule = "cfg",
     image: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Yield clean latents (B, C, frames of the chunk, H, W), chunk after chunk.
 
     shape: (B, C, T, H, W) of the whole video; chunk_index: first latent frame of each chunk; sampler(velocity, noise):
     gives clean latents; generators: one per sample, for the noise each chunk starts from; null: condition for guidance,
-    which keeps a state of its own; image: clean first latent frame (B, C, 1, H, W).
+    which keeps a state of its own; rule: how it guides, see `guided`; image: clean first latent frame (B, C, 1, H, W).
     """
     B, C, T, H, W = shape
     device = prompt.text.device
     conditions = [prompt] if null is None or guidance == 1 else [prompt, null]
     states: list[StreamState | None] = [None] * len(conditions)
     for low, high in pairwise((*chunk_index, T)):
-        velocity = _guided_velocity(model, conditions, states, guidance)
+        velocity = _guided_velocity(model, conditions, states, guidance, rule)
         noise = gaussian((B, C, high - low, H, W), generators).to(device)
         if image is not None and low == 0:
             clean = sampler(hold_first_frame(velocity, image), noise)
@@ -75,15 +83,19 @@ def network_time(sigma: Tensor, x: Tensor) -> Tensor:
 
 
 def _guided_velocity(
-    model: SanaVideo, conditions: Sequence[Condition], states: Sequence[StreamState | None], guidance: float
+    model: SanaVideo,
+    conditions: Sequence[Condition],
+    states: Sequence[StreamState | None],
+    guidance: float,
+    rule: GuidanceRule,
 ) -> Velocity:
     branches = [_chunk_velocity(model, *pair) for pair in zip(conditions, states, strict=True)]
-    return branches[0] if len(branches) == 1 else guided(branches[0], branches[1], guidance)
+    return branches[0] if len(branches) == 1 else guided(branches[0], branches[1], guidance, rule)
 
 
 def _chunk_velocity(model: SanaVideo, condition: Condition, state: StreamState | None) -> Velocity:
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-        out, _ = model.stream(x, network_time(sigma, x), condition.text, condition.mask, state)
+        out: Tensor = model(x, network_time(sigma, x), condition.text, condition.mask, chunk_index=(0,), state=state)
         return out.to(x.dtype)
 
     return velocity

@@ -15,10 +15,11 @@ from sana_video import weights
 from sana_video.autoencoder.dcae_v import PRESETS, DcaeV
 from sana_video.config import SamplingDefaults, SanaVideoConfig
 from sana_video.model import SanaVideo
-from sana_video.pipeline import NULL_FILE, SanaVideoPipeline, cover, to_uint8
+from sana_video.pipeline import NULL_FILE, SanaVideoPipeline
 from sana_video.streaming import Condition
+from sana_video.video.pixels import cover, to_uint8
 
-TEXT_WIDTH, TEXT_TOKENS = 8, 5
+TEXT_WIDTH, TEXT_TOKENS = 8, 6
 CONFIG = SanaVideoConfig(in_channels=16, width=24, heads=2, depth=2, text_width=TEXT_WIDTH, text_tokens=TEXT_TOKENS)
 DEFAULTS = SamplingDefaults(fps=16, height=32, width=48, frames=9, steps=3, guidance=3.0)
 
@@ -28,11 +29,16 @@ class HashEncoder:
 
     name, width, tokens = "hash", TEXT_WIDTH, TEXT_TOKENS
 
-    def __init__(self) -> None:
-        self.seen: list[str] = []
+    identity = "hash"
 
-    def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        self.seen += texts
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, bool]] = []
+
+    def overflow(self, prompt: str, *, instruct: bool = True) -> int:
+        return max(0, len(prompt.split()) - self.tokens)
+
+    def encode(self, texts: list[str], *, instruct: bool = True) -> tuple[Tensor, Tensor]:
+        self.seen += [(text, instruct) for text in texts]
         text, mask = torch.zeros(len(texts), self.tokens, self.width), torch.zeros(len(texts), self.tokens).bool()
         for row, words in enumerate(t.split()[: self.tokens] for t in texts):
             for column, word in enumerate(words):
@@ -84,15 +90,123 @@ def test_a_seed_repeats_bit_for_bit_and_another_does_not(chunk_frames: int | Non
     first = pipe("a red car", seed=5)
     assert torch.equal(first, pipe("a red car", seed=5))
     assert not torch.equal(first, pipe("a red car", seed=6))
-    # batched arithmetic may round the last bit differently; the noise is the same
-    both = pipe(["two blue birds", "a red car"], seed=4)
-    torch.testing.assert_close(both[1:].int(), first.int(), atol=1, rtol=0)
+
+
+@BOTH
+@pytest.mark.parametrize("image", [None, np.full((32, 48, 3), 90, np.uint8)])
+def test_a_video_does_not_depend_on_what_is_made_beside_it(chunk_frames: int | None, image: object) -> None:
+    pipe = pipeline(CONFIG.with_(chunk_frames=chunk_frames))
+    alone = pipe("a red car", seed=5, image=image)
+    beside = pipe(["two blue birds", "a red car"], seed=4, image=image)
+    assert torch.equal(beside[1:], alone)
+    # arithmetic on a batch may round the last bit differently; the noise is the same
+    batched = pipe(["two blue birds", "a red car"], seed=4, image=image, batch=2)
+    torch.testing.assert_close(batched[1:].int(), alone.int(), atol=1, rtol=0)
+
+
+@BOTH
+@pytest.mark.parametrize("options", [{}, {"frames": 1}, {"image": np.full((32, 48, 3), 90, np.uint8)}])
+def test_several_videos_of_a_prompt_lie_together(chunk_frames: int | None, options: dict[str, object]) -> None:
+    pipe = pipeline(CONFIG.with_(chunk_frames=chunk_frames))
+    videos = pipe(["a red car", "two blue birds"], videos_per_prompt=2, seed=3, **options)
+    assert videos.shape[0] == 4
+    assert torch.equal(videos[1:2], pipe("a red car", seed=4, **options))
+    assert torch.equal(videos[2:3], pipe("two blue birds", seed=5, **options))
+    assert not torch.equal(videos[0], videos[1])
+
+
+@BOTH
+def test_pieces_of_a_stream_are_the_video(chunk_frames: int | None) -> None:
+    pipe = pipeline(CONFIG.with_(chunk_frames=chunk_frames))
+    told: list[int] = []
+    pieces, steps = [], []
+    for piece in pipe.stream("a red car", frames=17, on_step=lambda done, of: told.append(done)):
+        pieces.append(piece)
+        steps.append(len(told))
+    assert torch.equal(torch.cat(pieces, dim=1), pipe("a red car", frames=17))
+    assert (len(set(steps)) > 1) == (chunk_frames is not None)  # a causal model's frames come as they are made
+    with pytest.raises(ValueError, match="take 5 or 9"):
+        pipe.stream("a red car", frames=7)  # before the first piece is asked for
+
+
+def test_batches_take_less_memory_than_all_at_once() -> None:
+    sizes: list[int] = []
+    pipe = pipeline()
+    pipe.model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    told: list[tuple[int, int]] = []
+    pipe("a red car", videos_per_prompt=5, batch=2, guidance=1.0, on_step=lambda done, of: told.append((done, of)))
+    assert sizes == [2] * 6 + [1] * 3
+    assert told == [(i + 1, 9) for i in range(9)]
+
+
+def test_adaptive_projected_guidance_is_chosen_by_name() -> None:
+    pipe = pipeline()
+    assert torch.equal(pipe("a car", guidance_rule="apg", guidance=1.0), pipe("a car", guidance=1.0))
+    plain, projected = pipe("a car", guidance=9.0), pipe("a car", guidance=9.0, guidance_rule="apg")
+    assert not torch.equal(plain, projected)
+    assert torch.equal(projected, pipeline(guidance_rule="apg")("a car", guidance=9.0))
+    assert pipe("a car", image=np.zeros((32, 48, 3), np.uint8), guidance_rule="apg").shape == (1, 9, 32, 48, 3)
+
+
+@pytest.mark.parametrize(
+    ("native", "options", "size"),
+    [
+        ((480, 832), {}, (480, 832)),
+        ((480, 832), {"height": 512}, (512, 832)),
+        ((480, 832), {"image": (100, 100)}, (624, 624)),
+        ((480, 832), {"image": (1920, 1080)}, (832, 480)),
+        ((480, 832), {"image": (100, 100), "aspect": "16:9"}, (480, 832)),
+        ((480, 832), {"image": (100, 100), "height": 480, "width": 832}, (480, 832)),
+        ((480, 832), {"aspect": "1:2"}, (896, 448)),
+        ((480, 832), {"size": "720p"}, (704, 1280)),
+        ((704, 1280), {"image": (10, 10)}, (960, 960)),
+        ((704, 1280), {"size": "480p", "aspect": "9:16"}, (832, 480)),
+        ((96, 160), {"image": (96, 160)}, (96, 160)),
+        ((96, 160), {"image": (64, 64)}, (128, 128)),
+    ],
+)
+def test_sizes_follow_the_image_the_aspect_or_the_model(
+    native: tuple[int, int], options: dict[str, object], size: tuple[int, int]
+) -> None:
+    if shape := options.get("image"):
+        options = {**options, "image": np.zeros((*shape, 3), np.uint8)}
+    assert pipeline(height=native[0], width=native[1]).size_for(options) == size
+
+
+def test_more_frames_than_trained_on_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    pipeline(CONFIG.with_(chunk_frames=1)).stream("a car", frames=13)
+    assert not caplog.messages
+    pipeline().stream("a car", frames=13)
+    assert caplog.messages == ["13 frames are more than the 9 this model was trained on"]
+
+
+def test_an_autoencoder_without_single_images_makes_videos_from_text_alone() -> None:
+    config = PRESETS["small"].model_copy(update={"first_frame_alone": False})
+    pipe = SanaVideoPipeline(network(), DcaeV(config).eval(), HashEncoder(), DEFAULTS)
+    assert pipe("a car", frames=8).shape == (1, 8, 32, 48, 3)
+    for options in ({"frames": 1}, {"frames": 8, "image": np.zeros((32, 48, 3), np.uint8)}):
+        with pytest.raises(ValueError, match="videos from text alone"):
+            pipe("a car", **options)
+
+
+def test_an_option_that_is_none_of_ours_is_not_swallowed() -> None:
+    with pytest.raises(TypeError, match=r"unknown options \['num_frames'\]; there are image, motion_score"):
+        pipeline()("a car", num_frames=5)
+
+
+def test_a_bf16_network_is_sampled_in_float32() -> None:
+    pipe = pipeline()
+    exact = pipe("a red car", guidance=1.0)
+    rough = replace(pipe, model=network().bfloat16())("a red car", guidance=1.0)
+    assert rough.dtype == torch.uint8
+    # bf16 keeps 8 bits; three steps of a two-block network stay within a few of 255 levels on average
+    assert (rough.int() - exact.int()).abs().float().mean() < 4
 
 
 @BOTH
 def test_image_to_video_starts_with_the_image(chunk_frames: int | None) -> None:
     pipe = pipeline(CONFIG.with_(chunk_frames=chunk_frames))
-    image = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     video = pipe("a red car", image=image)
     first = pipe.autoencoder.encode(cover(image, 32, 48)[None, :, None])
     assert torch.equal(video[0, 0], to_uint8(pipe.autoencoder.decode(first))[0, 0])
@@ -113,7 +227,12 @@ def test_the_motion_score_is_told_after_the_prompt() -> None:
     pipe = pipeline(motion_score=30)
     pipe("a red car")
     pipe("a red car", motion_score=4.9)
-    assert pipe.text_encoder.seen == ["a red car motion score: 30.", "", "a red car motion score: 4.", ""]
+    assert pipe.text_encoder.seen == [
+        ("a red car motion score: 30.", True),
+        ("", False),  # guided away from nothing, which is told without an instruction
+        ("a red car motion score: 4.", True),
+        ("", False),
+    ]
 
 
 def test_a_stored_null_embedding_replaces_the_empty_string() -> None:
@@ -149,7 +268,15 @@ def test_a_step_list_takes_the_place_of_steps_and_guidance() -> None:
         ({"frames": 7}, "7 frames .* take 5 or 9"),
         ({"frames": 0}, "0 frames .* take 1 or 5"),
         ({"frames": -30}, "-30 frames .* take 1 or 5"),
-        ({"frames": 4097}, "4097 frames are 1025 latent frames; this model knows 1024"),
+        ({"frames": 4097}, "4097 frames .* knows 1024 positions: at most 4093 frames, 256 s"),
+        ({"prompt": "one two three four five six seven"}, "the prompt is 1 tokens too long"),
+        ({"negative_prompt": "one two three four five six seven"}, "negative prompt is 1 tokens longer than the 6"),
+        ({"videos_per_prompt": 0}, "videos_per_prompt 0"),
+        ({"batch": 0}, "batch 0: at least 1"),
+        ({"guidance_rule": "dynamic"}, "'dynamic'; choose one of cfg, apg"),
+        ({"size": "1080p"}, "'1080p': choose one of 480p, 720p"),
+        ({"aspect": "wide"}, "aspect 'wide': expected WIDTH:HEIGHT"),
+        ({"size": "480p", "height": 32}, "height and width are given: 480p would be a second size"),
         ({"steps": 0}, "at least 1 step"),
         ({"prompt": "  "}, "the prompt is empty"),
         ({"prompt": []}, "no prompt given"),

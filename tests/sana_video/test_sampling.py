@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from sana_video.sampling import (
     dpmpp_2m_flow,
     euler,
+    euler_schedule,
     flow_schedule,
     gaussian,
-    guided,
     hold_first_frame,
     renoise,
     step_sigmas,
@@ -92,17 +92,53 @@ def test_dpm_solver_is_second_order_and_euler_first() -> None:
     assert error(dpmpp_2m_flow, 200) / error(dpmpp_2m_flow, 400) > 3
 
 
-def test_guidance_moves_along_the_difference_and_one_is_free() -> None:
-    calls = []
+@pytest.mark.parametrize("shift", [1.0, 3.0, 8.0])
+@pytest.mark.parametrize("steps", [1, 2, 50])
+def test_euler_agrees_with_diffusers_step_by_step(steps: int, shift: float) -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(steps)
+    sigmas = euler_schedule(steps, shift)
+    torch.testing.assert_close(sigmas.float(), scheduler.sigmas, rtol=1e-6, atol=1e-7)
 
-    def base(x: Tensor, sigma: Tensor) -> Tensor:
-        calls.append(sigma)
-        return torch.zeros_like(x)
+    theirs, seen = noise(), []
+    for i, timestep in enumerate(scheduler.timesteps):
+        seen.append(theirs)
+        theirs = scheduler.step(wavy(theirs, scheduler.sigmas[i]), timestep, theirs).prev_sample
+    seen.append(theirs)
 
-    ones = guided(lambda x, _: torch.ones_like(x), base, 6.0)(CLEAN, torch.tensor(0.5))
-    assert torch.equal(ones, torch.full_like(CLEAN, 6.0))
-    guided(wavy, base, 1.0)(CLEAN, torch.tensor(0.5))
-    assert len(calls) == 1
+    ours: list[Tensor] = []
+
+    def watched(x: Tensor, sigma: Tensor) -> Tensor:
+        ours.append(x)
+        return wavy(x, sigma)
+
+    ours.append(euler(watched, noise(), sigmas))
+    for mine, expected in zip(ours, seen, strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_image_to_video_agrees_with_diffusers_per_token_euler() -> None:
+    """The published way: times per token, 0 where the image is, and those tokens never updated."""
+    image = CLEAN[:, :, :1]
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=8.0)
+    scheduler.set_timesteps(6)
+    theirs = torch.cat([image, noise()[:, :, 1:]], dim=2)
+    B, C, T, H, W = theirs.shape
+    for t in scheduler.timesteps:
+        times = t.expand(B, T).clone()
+        times[:, 0] = 0
+        velocity = wavy(theirs, (times / 1000)[:, None, :, None, None])
+        flat = scheduler.step(
+            -velocity.flatten(2).transpose(1, 2), t, theirs.flatten(2).transpose(1, 2),
+            per_token_timesteps=times.repeat_interleave(H * W, dim=1), return_dict=False,
+        )[0]  # fmt: skip
+        theirs = torch.cat([image, flat.transpose(1, 2).reshape(B, C, T, H, W)[:, :, 1:]], dim=2)
+
+    def per_frame(x: Tensor, sigma: Tensor) -> Tensor:
+        return wavy(x, sigma[:, None, :, None, None])
+
+    ours = euler(hold_first_frame(per_frame, image), noise(), euler_schedule(6, 8.0))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("sampler", [euler, dpmpp_2m_flow])
@@ -152,5 +188,6 @@ def test_noise_of_a_sample_does_not_depend_on_its_batch() -> None:
 
 
 def test_no_steps_is_an_error() -> None:
-    with pytest.raises(ValueError, match="at least 1 step, not 0"):
-        flow_schedule(0, 8.0)
+    for schedule in (flow_schedule, euler_schedule):
+        with pytest.raises(ValueError, match="at least 1 step, not 0"):
+            schedule(0, 8.0)
