@@ -241,15 +241,22 @@ def encode(context: typer.Context, view: View, overrides: Overrides = None, show
 
 
 def _encoders(job: Job, view: ViewParams) -> tuple[Encode, EncodeText]:
-    """The view's autoencoder, once its own gate is green, and the text encoder."""
+    """The view's autoencoder, once its own gate is green, and the text encoder, which reads a caption once for all.
+
+    Embeddings are kept under runs/text/ by content: another view, or the same one again, finds them there.
+    """
+    import torch
+
     from infra.gates import require
     from sana_video.autoencoder import load_autoencoder
-    from sana_video.text import TextParams, load_text_encoder
+    from sana_video.text import TextParams, cached, load_text_encoder
 
     folder = job.root / view.autoencoder
     require(job.root / "reports" / "gates" / f"{view.after}.json", tables={view.autoencoder: folder})
     text = load_section(job.params_path, "text", TextParams, job.overrides)
-    return load_autoencoder(folder).encode, load_text_encoder(text).encode
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    words = cached(load_text_encoder(text, device=device), job.root / "runs" / "text")
+    return load_autoencoder(folder).encode, words.encode
 
 
 @app.command()

@@ -20,7 +20,10 @@ from data_pipeline.cli import app
 from data_pipeline.encode import decoded, kept_clips, write_latents
 from data_pipeline.expectations import Joined
 from data_pipeline.params import PixelsParams
+from infra import gates
 from infra.settings import AppContext
+from infra.storage import digest
+from sana_video.autoencoder.dcae_v import PRESETS, DcaeV
 from sana_video.data.shards import ShardReader, read_index
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +83,7 @@ def test_the_way_from_films_to_a_gated_view_and_a_report(project: Path) -> None:
     assert sana(project, "report")[0] == 0
     assert (project / "reports/data/report.html").read_text() == page
     latents_repeat_caption_and_motion(project)
+    captions_are_read_once(project)
     refuses_what_the_gate_has_not_seen(project)
 
 
@@ -114,9 +118,26 @@ def latents_repeat_caption_and_motion(project: Path) -> None:
     )
 
 
-def refuses_what_the_gate_has_not_seen(project: Path) -> None:
+def captions_are_read_once(project: Path) -> None:
+    """The embeddings of a view serve it again, byte for byte, and any other view of the same clips."""
     code, said = sana(project, "encode", "--view", "low")
     assert (code, "there is no verdict" in said) == (3, True)
+    DcaeV(PRESETS["small"]).save_pretrained(project / "models" / "autoencoder")
+    covered = {"models/autoencoder": digest(project / "models" / "autoencoder")}
+    verdict = gates.Verdict("train-autoencoder", "green", covered, {}, {}, "")
+    gates.write(verdict, project / "reports" / "gates" / "train-autoencoder.json")
+    kept, shards = project / "runs" / "text", project / "data" / "shards"
+    assert sana(project, "encode", "--view", "low")[0] == 0
+    texts = {path: path.stat().st_mtime_ns for path in kept.rglob("*.safetensors")}
+    first = digest(shards / "low")
+    for view in ("low", "high"):
+        assert sana(project, "encode", "--view", view)[0] == 0
+    assert texts == {path: path.stat().st_mtime_ns for path in kept.rglob("*.safetensors")}
+    assert 0 < len(texts) <= read_index(shards / "low").num_rows
+    assert digest(shards / "low") == first
+
+
+def refuses_what_the_gate_has_not_seen(project: Path) -> None:
     assert sana(project, "curate", "--set", "data.curate.ranges.default.saturation=[0,1]")[0] == 0
     for words in (["encode", "--view", "pixels"], ["gate", "shards", "--view", "pixels"]):
         code, said = sana(project, *words)
