@@ -148,11 +148,15 @@ def _maker(params: Params) -> list[str]:
 
 
 def _weights(release: Release, folder: Path) -> None:
+    """The null embedding is the one that the released stage trained with."""
+    from sana_video.weights import NULL_FILE
+
     root, params = release.root, release.params
     for name in ("model.safetensors", "config.json"):
         _copy(root / "models" / params.eval.stage / name, folder / name)
         _copy(root / params.eval.autoencoder / name, folder / "autoencoder" / name)
-    _write_json(folder / "text.json", params.text.model_dump(mode="json", exclude={"folder"}))
+    _copy(root / "models" / params.eval.stage / NULL_FILE, folder / NULL_FILE)
+    _write_json(folder / "text.json", params.text.model_dump(mode="json", exclude={"folder"}, exclude_none=True))
     _write_json(folder / "sampling.json", _sampling(release).model_dump(mode="json"))
 
 

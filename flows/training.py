@@ -137,19 +137,19 @@ def _launch(processes: int, arguments: list[str], root: Path) -> None:
 
 
 def _empty_text(params: Params) -> Text:
-    from sana_video.text import load_text_encoder
+    import torch
 
-    text, mask = load_text_encoder(params.text).encode([""])
-    return text[0], mask[0]
+    from sana_video.text import load_text_encoder, null_condition
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # as for the captions of the view, so of one precision
+    return null_condition(load_text_encoder(params.text, device=device))
 
 
 def _stand_ins(stage: StageParams, params: Params) -> list[str]:
-    from sana_video.text import load_text_encoder
+    from sana_video.text import MiniLmTextEncoder
 
-    if stage.objective == "autoencoder":
-        return []
-    name = load_text_encoder(params.text).name
-    return [name] if "stand-in" in name else []
+    reads_text = stage.objective != "autoencoder"
+    return [MiniLmTextEncoder.name] if reads_text and params.text.encoder == "minilm" else []
 
 
 def _show_curve(name: str, root: Path) -> None:

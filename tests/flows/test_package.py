@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from data_pipeline import tables
@@ -16,12 +17,15 @@ from flows.cli import app
 from flows.package import package, require_same_gate
 from infra import gates, registry
 from infra.storage import digest
+from sana_video import weights
+from sana_video.text import TextParams
 
 ROOT = Path(__file__).resolve().parents[2]
 ATTRIBUTION = "(c) 2008 Blender Foundation, www.bigbuckbunny.org"
 CAPTIONER = "template (stand-in for Qwen2.5-VL)"
 FLOW = "DIS flow (stand-in for UniMatch)"
 LOOK = "classical scorer (stand-in for DOVER)"
+NULL = torch.full((48, 384), 0.25)  # tokens and width of the demo
 SUMMARY = {
     "objective": "bidirectional",
     "steps": 3,
@@ -56,6 +60,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in params.train.stages:
         model: Any = DcaeV(PRESETS["small"]) if name == "autoencoder" else SanaVideo(SanaVideoConfig.preset("tiny"))
         model.save_pretrained(root / "models" / name)
+        if name != "autoencoder":
+            weights.save(root / "models" / name / weights.NULL_FILE, {"text": NULL, "mask": torch.ones(48).bool()})
         (root / "models" / name / "summary.json").write_text(json.dumps({"stage": name, **SUMMARY}))
     evaluation = root / "reports" / "eval"
     evaluation.mkdir(parents=True)
@@ -107,6 +113,9 @@ def test_the_folder_is_whole_and_its_bytes_repeat(project: Path) -> None:
     assert [stage["stage"] for stage in lineage["training"]] == ["autoencoder", "t2i", "t2v_low", "t2v_high", "causal"]
     assert {p.stem for p in (release / "gates").iterdir()} >= {"data", "release", "train-causal", "shards-high"}
     assert json.loads((release / "sampling.json").read_text())["motion_score"] == 3
+    assert torch.equal(weights.load(release / weights.NULL_FILE)["text"], NULL)
+    text = TextParams.model_validate_json((release / "text.json").read_text())
+    assert text == parameters.load(project / "params.yaml").text
 
 
 def test_a_red_or_stale_verdict_refuses(project: Path) -> None:

@@ -41,6 +41,8 @@ def test_a_stage_from_scratch_learns_and_says_so(job: Any, train_here: Any, view
     assert [int(row["step"]) for row in rows] == [step for step, _ in recorder.rows] == list(range(25))
     assert float(rows[-1]["heldout"]) == written["heldout_end"]
     assert SanaVideo.from_pretrained(tmp_path / "out").config.chunk_frames is None
+    null = load_file(tmp_path / "out" / "null_embedding.safetensors")  # what conftest.py trains with for no caption
+    assert torch.equal(null["text"], torch.zeros(4, 384)) and null["mask"].all()
 
 
 def test_a_causal_stage_goes_on_from_it(job: Any, train_here: Any, tmp_path: Path) -> None:
