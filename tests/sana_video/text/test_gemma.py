@@ -124,6 +124,23 @@ def test_a_pipeline_folder_of_diffusers_serves(gemma_folder: Path, tmp_path: Pat
     )
 
 
+def test_the_published_form_serves(gemma_folder: Path, tmp_path: Path, encoder: GemmaTextEncoder) -> None:
+    """A causal language model over the same states, in shards, as it is published."""
+    from transformers import Gemma2ForCausalLM
+
+    causal = Gemma2ForCausalLM(encoder.model.config)
+    causal.model.load_state_dict(encoder.model.state_dict())
+    causal.save_pretrained(tmp_path, max_shard_size=4000)
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    for path in gemma_folder.glob("tokenizer*"):
+        shutil.copy(path, tmp_path / path.name)
+    again = GemmaTextEncoder(tmp_path, TOKENS, IMAGE_INSTRUCTION)
+    assert torch.equal(again.encode(PROMPTS)[0], encoder.encode(PROMPTS)[0])
+    next(tmp_path.glob("model-00002-*")).unlink()
+    with pytest.raises(ValueError, match="does not load"):
+        GemmaTextEncoder(tmp_path, TOKENS, IMAGE_INSTRUCTION)
+
+
 def test_loading_says_nothing(gemma_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from transformers.utils import logging as transformers_logging
 
