@@ -1,0 +1,457 @@
+"""SiLU, depthwise 3×3, bias and GLU in one pass over memory, forward; two passes backward (Triton, channels-last).
+
+The plain form moves some 13 times the hidden stream through memory; the least is one read of 2M and one write of M
+channels. A program owns a block of channels and a strip of `rows` lines, and slides over the other spatial axis. Each
+element is loaded and goes through SiLU once per strip (twice where strips touch): exponentials would otherwise be the
+limit. An input line adds to three output lines, so two lines of running sums are all that is carried; lines of the
+strip are separate values (tuples, unrolled), which keeps every neighbour in the registers of the thread that needs it.
+
+Backward keeps nothing but the input. Pass one recomputes the convolution and leaves its gradient, and each program's
+share of the weights' gradient, summed in a fixed order afterwards; pass two is the transposed convolution, times SiLU'.
+"""
+
+# ruff: noqa: RUF005 - Triton has no starred tuples
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, import-untyped, assignment, unreachable"
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Strip:
+    """How a kernel is cut: lines of a strip, channels of a block, warps, and the axis that strips slide along."""
+
+    rows: int
+    channels: int
+    warps: int = 1
+    along: str = "w"
+    sigmoid: str = "exp"  # "exp": exponential and reciprocal; "tanh": one special-function operation, error 2.5e-4
+    registers: int | None = None  # most per thread, where the compiler's own choice lets too few warps live
+
+
+FORWARD = Strip(rows=5, channels=64)
+GRADIENT = Strip(rows=3, channels=64)
+TRANSPOSED = Strip(rows=5, channels=64)
+
+
+@triton.jit
+def _sigmoid(x, SIGMOID: tl.constexpr):
+    if SIGMOID == "tanh":
+        half = tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x * 0.5], tl.float32, True, 1)
+        return half * 0.5 + 0.5
+    if SIGMOID == "exp":
+        return tl.inline_asm_elementwise(
+            """{ .reg .f32 t;
+            mul.ftz.f32 t, $1, 0fBFB8AA3B;
+            ex2.approx.ftz.f32 t, t;
+            add.ftz.f32 t, t, 0f3F800000;
+            rcp.approx.ftz.f32 $0, t; }""",
+            "=f,f",
+            [x],
+            tl.float32,
+            True,
+            1,
+        )
+    return 1.0 / (1.0 + tl.exp2(x * -1.4426950408889634))
+
+
+@triton.jit
+def _silu(x, SIGMOID: tl.constexpr):
+    if SIGMOID == "tanh":
+        half = x * 0.5
+        return half + half * tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [half], tl.float32, True, 1)
+    return x * _sigmoid(x, SIGMOID)
+
+
+@triton.jit
+def _load_line(ptr, low, limit, stride, mask, COUNT: tl.constexpr):
+    """COUNT neighbours from position `low` of the strip's axis; zeros outside [0, limit)."""
+    line = ()
+    for i in tl.static_range(COUNT):
+        at = low + i
+        line = line + (tl.load(ptr + at * stride, mask=mask & (at >= 0) & (at < limit), other=0.0),)
+    return line
+
+
+@triton.jit
+def _silu_line(line, COUNT: tl.constexpr, SIGMOID: tl.constexpr):
+    out = ()
+    for i in tl.static_range(COUNT):
+        out = out + (_silu(line[i].to(tl.float32), SIGMOID),)
+    return out
+
+
+@triton.jit
+def _wide_line(line, COUNT: tl.constexpr):
+    out = ()
+    for i in tl.static_range(COUNT):
+        out = out + (line[i].to(tl.float32),)
+    return out
+
+
+@triton.jit
+def _filled(value, COUNT: tl.constexpr):
+    out = ()
+    for _ in tl.static_range(COUNT):
+        out = out + (value,)
+    return out
+
+
+@triton.jit
+def _add_taps(sums, line, taps, COUNT: tl.constexpr):
+    """sums[r] + Σ_k taps[k]·line[r + k]."""
+    out = ()
+    for r in tl.static_range(COUNT):
+        out = out + (sums[r] + taps[0] * line[r] + taps[1] * line[r + 1] + taps[2] * line[r + 2],)
+    return out
+
+
+@triton.jit
+def _load_taps(ptr, j, mask, width, SLIDE_TAP: tl.constexpr, CROSS_TAP: tl.constexpr):
+    """The three taps across the strip at position j along the slide, from weights laid out (9, channels)."""
+    ptr += j * SLIDE_TAP * width
+    return (
+        tl.load(ptr, mask=mask, other=0.0).to(tl.float32),
+        tl.load(ptr + CROSS_TAP * width, mask=mask, other=0.0).to(tl.float32),
+        tl.load(ptr + 2 * CROSS_TAP * width, mask=mask, other=0.0).to(tl.float32),
+    )
+
+
+@triton.jit
+def _forward_kernel(
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    y_ptr,
+    slide,  # positions along the slide
+    cross,  # positions across it
+    pixels,  # slide · cross
+    slide_pixels,  # step of the slide in pixels
+    cross_pixels,
+    M,
+    CHANNELS: tl.constexpr,
+    ROWS: tl.constexpr,
+    SLIDE_TAP: tl.constexpr,
+    CROSS_TAP: tl.constexpr,
+    SIGMOID: tl.constexpr,
+):
+    ch = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    first = tl.program_id(1) * ROWS
+    frame = tl.program_id(2).to(tl.int64)
+    mask = ch < M
+    value_ptr = x_ptr + frame * pixels * 2 * M + ch
+    gate_ptr = value_ptr + M
+    y_ptr += frame * pixels * M + ch
+
+    bias_value = tl.load(bias_ptr + ch, mask=mask, other=0.0).to(tl.float32)
+    bias_gate = tl.load(bias_ptr + M + ch, mask=mask, other=0.0).to(tl.float32)
+    v0 = _load_taps(weight_ptr + ch, 0, mask, 2 * M, SLIDE_TAP, CROSS_TAP)
+    v1 = _load_taps(weight_ptr + ch, 1, mask, 2 * M, SLIDE_TAP, CROSS_TAP)
+    v2 = _load_taps(weight_ptr + ch, 2, mask, 2 * M, SLIDE_TAP, CROSS_TAP)
+    g0 = _load_taps(weight_ptr + M + ch, 0, mask, 2 * M, SLIDE_TAP, CROSS_TAP)
+    g1 = _load_taps(weight_ptr + M + ch, 1, mask, 2 * M, SLIDE_TAP, CROSS_TAP)
+    g2 = _load_taps(weight_ptr + M + ch, 2, mask, 2 * M, SLIDE_TAP, CROSS_TAP)
+
+    ending_value, started_value = _filled(bias_value, ROWS), _filled(bias_value, ROWS)
+    ending_gate, started_gate = _filled(bias_gate, ROWS), _filled(bias_gate, ROWS)
+    next_value = _load_line(value_ptr, first - 1, cross, cross_pixels * 2 * M, mask, ROWS + 2)
+    next_gate = _load_line(gate_ptr, first - 1, cross, cross_pixels * 2 * M, mask, ROWS + 2)
+    for p in range(slide + 1):
+        value, gate = next_value, next_gate
+        value_ptr += slide_pixels * 2 * M
+        gate_ptr += slide_pixels * 2 * M
+        inside = mask & (p + 1 < slide)
+        next_value = _load_line(value_ptr, first - 1, cross, cross_pixels * 2 * M, inside, ROWS + 2)
+        next_gate = _load_line(gate_ptr, first - 1, cross, cross_pixels * 2 * M, inside, ROWS + 2)
+
+        value = _silu_line(value, ROWS + 2, SIGMOID)
+        gate = _silu_line(gate, ROWS + 2, SIGMOID)
+        done_value = _add_taps(ending_value, value, v2, ROWS)
+        done_gate = _add_taps(ending_gate, gate, g2, ROWS)
+        ending_value = _add_taps(started_value, value, v1, ROWS)
+        ending_gate = _add_taps(started_gate, gate, g1, ROWS)
+        started_value = _add_taps(_filled(bias_value, ROWS), value, v0, ROWS)
+        started_gate = _add_taps(_filled(bias_gate, ROWS), gate, g0, ROWS)
+
+        out_ptr = y_ptr + (p - 1) * slide_pixels * M
+        for r in tl.static_range(ROWS):
+            y = done_value[r] * _silu(done_gate[r], SIGMOID)
+            keep = mask & (p > 0) & (first + r < cross)
+            tl.store(out_ptr + (first + r) * cross_pixels * M, y.to(y_ptr.dtype.element_ty), mask=keep)
+
+
+@triton.jit
+def _add_products(sums, gradient, line, ROWS: tl.constexpr):
+    """sums[k] + Σ_r gradient[r]·line[r + k], the share of the three taps across the strip."""
+    a, b, c = sums
+    for r in tl.static_range(ROWS):
+        a += gradient[r] * line[r]
+        b += gradient[r] * line[r + 1]
+        c += gradient[r] * line[r + 2]
+    return (a, b, c)
+
+
+@triton.jit
+def _store_taps(ptr, sums, j, mask, width, SLIDE_TAP: tl.constexpr, CROSS_TAP: tl.constexpr):
+    ptr += j * SLIDE_TAP * width
+    for k in tl.static_range(3):
+        tl.store(ptr + k * CROSS_TAP * width, sums[k], mask=mask)
+
+
+@triton.jit
+def _gradient_kernel(
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    dy_ptr,
+    dc_ptr,  # gradient of the convolution's output, like x
+    partial_ptr,  # (programs, 10, 2M) float32: nine taps, then the bias
+    slide,
+    cross,
+    pixels,
+    slide_pixels,
+    cross_pixels,
+    M,
+    CHANNELS: tl.constexpr,
+    ROWS: tl.constexpr,
+    SLIDE_TAP: tl.constexpr,
+    CROSS_TAP: tl.constexpr,
+    SIGMOID: tl.constexpr,
+):
+    ch = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    first = tl.program_id(1) * ROWS
+    frame = tl.program_id(2).to(tl.int64)
+    mask = ch < M
+    value_ptr = x_ptr + frame * pixels * 2 * M + ch
+    gate_ptr = value_ptr + M
+    dc_ptr += frame * pixels * 2 * M + ch
+    dy_ptr += frame * pixels * M + ch
+    partial_ptr += (frame * tl.num_programs(1) + tl.program_id(1)) * 20 * M + ch
+
+    bias_value = tl.load(bias_ptr + ch, mask=mask, other=0.0).to(tl.float32)
+    bias_gate = tl.load(bias_ptr + M + ch, mask=mask, other=0.0).to(tl.float32)
+    v0 = _load_taps(weight_ptr + ch, 0, mask, 2 * M, SLIDE_TAP, CROSS_TAP)
+    v1 = _load_taps(weight_ptr + ch, 1, mask, 2 * M, SLIDE_TAP, CROSS_TAP)
+    v2 = _load_taps(weight_ptr + ch, 2, mask, 2 * M, SLIDE_TAP, CROSS_TAP)
+    g0 = _load_taps(weight_ptr + M + ch, 0, mask, 2 * M, SLIDE_TAP, CROSS_TAP)
+    g1 = _load_taps(weight_ptr + M + ch, 1, mask, 2 * M, SLIDE_TAP, CROSS_TAP)
+    g2 = _load_taps(weight_ptr + M + ch, 2, mask, 2 * M, SLIDE_TAP, CROSS_TAP)
+
+    zero = tl.zeros([CHANNELS], tl.float32)
+    dv0, dv1, dv2 = (zero, zero, zero), (zero, zero, zero), (zero, zero, zero)
+    dg0, dg1, dg2 = (zero, zero, zero), (zero, zero, zero), (zero, zero, zero)
+    d_bias_value, d_bias_gate = zero, zero
+
+    before_value, before_gate = _filled(zero, ROWS + 2), _filled(zero, ROWS + 2)
+    raw_value = _load_line(value_ptr, first - 1, cross, cross_pixels * 2 * M, mask, ROWS + 2)
+    raw_gate = _load_line(gate_ptr, first - 1, cross, cross_pixels * 2 * M, mask, ROWS + 2)
+    here_value = _silu_line(raw_value, ROWS + 2, SIGMOID)
+    here_gate = _silu_line(raw_gate, ROWS + 2, SIGMOID)
+    for p in range(slide):
+        value_ptr += slide_pixels * 2 * M
+        gate_ptr += slide_pixels * 2 * M
+        inside = mask & (p + 1 < slide)
+        raw_value = _load_line(value_ptr, first - 1, cross, cross_pixels * 2 * M, inside, ROWS + 2)
+        raw_gate = _load_line(gate_ptr, first - 1, cross, cross_pixels * 2 * M, inside, ROWS + 2)
+        dy = _load_line(dy_ptr + p * slide_pixels * M, first, cross, cross_pixels * M, mask, ROWS)
+
+        conv_value = _add_taps(_filled(bias_value, ROWS), before_value, v0, ROWS)
+        conv_gate = _add_taps(_filled(bias_gate, ROWS), before_gate, g0, ROWS)
+        conv_value = _add_taps(conv_value, here_value, v1, ROWS)
+        conv_gate = _add_taps(conv_gate, here_gate, g1, ROWS)
+        after_value = _silu_line(raw_value, ROWS + 2, SIGMOID)
+        after_gate = _silu_line(raw_gate, ROWS + 2, SIGMOID)
+        conv_value = _add_taps(conv_value, after_value, v2, ROWS)
+        conv_gate = _add_taps(conv_gate, after_gate, g2, ROWS)
+
+        d_value, d_gate = (), ()
+        for r in tl.static_range(ROWS):
+            share = dy[r].to(tl.float32)
+            open_ = _sigmoid(conv_gate[r], SIGMOID)
+            d_value = d_value + (share * conv_gate[r] * open_,)
+            d_gate = d_gate + (share * conv_value[r] * open_ * (1.0 + conv_gate[r] * (1.0 - open_)),)
+        out_ptr = dc_ptr + p * slide_pixels * 2 * M
+        for r in tl.static_range(ROWS):
+            keep = mask & (first + r < cross)
+            at = out_ptr + (first + r) * cross_pixels * 2 * M
+            tl.store(at, d_value[r].to(dc_ptr.dtype.element_ty), mask=keep)
+            tl.store(at + M, d_gate[r].to(dc_ptr.dtype.element_ty), mask=keep)
+            d_bias_value += d_value[r]
+            d_bias_gate += d_gate[r]
+        dv0 = _add_products(dv0, d_value, before_value, ROWS)
+        dg0 = _add_products(dg0, d_gate, before_gate, ROWS)
+        dv1 = _add_products(dv1, d_value, here_value, ROWS)
+        dg1 = _add_products(dg1, d_gate, here_gate, ROWS)
+        dv2 = _add_products(dv2, d_value, after_value, ROWS)
+        dg2 = _add_products(dg2, d_gate, after_gate, ROWS)
+        before_value, before_gate = here_value, here_gate
+        here_value, here_gate = after_value, after_gate
+
+    _store_taps(partial_ptr, dv0, 0, mask, 2 * M, SLIDE_TAP, CROSS_TAP)
+    _store_taps(partial_ptr, dv1, 1, mask, 2 * M, SLIDE_TAP, CROSS_TAP)
+    _store_taps(partial_ptr, dv2, 2, mask, 2 * M, SLIDE_TAP, CROSS_TAP)
+    _store_taps(partial_ptr + M, dg0, 0, mask, 2 * M, SLIDE_TAP, CROSS_TAP)
+    _store_taps(partial_ptr + M, dg1, 1, mask, 2 * M, SLIDE_TAP, CROSS_TAP)
+    _store_taps(partial_ptr + M, dg2, 2, mask, 2 * M, SLIDE_TAP, CROSS_TAP)
+    tl.store(partial_ptr + 18 * M, d_bias_value, mask=mask)
+    tl.store(partial_ptr + 19 * M, d_bias_gate, mask=mask)
+
+
+@triton.jit
+def _transposed_kernel(
+    dc_ptr,
+    weight_ptr,
+    x_ptr,
+    dx_ptr,
+    slide,
+    cross,
+    pixels,
+    slide_pixels,
+    cross_pixels,
+    channels,
+    CHANNELS: tl.constexpr,
+    ROWS: tl.constexpr,
+    SLIDE_TAP: tl.constexpr,
+    CROSS_TAP: tl.constexpr,
+    SIGMOID: tl.constexpr,
+):
+    ch = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    first = tl.program_id(1) * ROWS
+    frame = tl.program_id(2).to(tl.int64)
+    mask = ch < channels
+    dc_ptr += frame * pixels * channels + ch
+    x_ptr += frame * pixels * channels + ch
+    dx_ptr += frame * pixels * channels + ch
+    # the taps run backwards: position p of the gradient reaches inputs p - 1, p, p + 1 with taps 0, 1, 2
+    w0 = _load_taps(weight_ptr + 8 * channels + ch, 0, mask, channels, -SLIDE_TAP, -CROSS_TAP)
+    w1 = _load_taps(weight_ptr + 8 * channels + ch, 1, mask, channels, -SLIDE_TAP, -CROSS_TAP)
+    w2 = _load_taps(weight_ptr + 8 * channels + ch, 2, mask, channels, -SLIDE_TAP, -CROSS_TAP)
+
+    zeros = _filled(tl.zeros([CHANNELS], tl.float32), ROWS)
+    ending, started = zeros, zeros
+    step = slide_pixels * channels
+    next_line = _load_line(dc_ptr, first - 1, cross, cross_pixels * channels, mask, ROWS + 2)
+    for p in range(slide + 1):
+        line = _wide_line(next_line, ROWS + 2)
+        dc_ptr += step
+        inside = mask & (p + 1 < slide)
+        next_line = _load_line(dc_ptr, first - 1, cross, cross_pixels * channels, inside, ROWS + 2)
+        x = _load_line(x_ptr + (p - 1) * step, first, cross, cross_pixels * channels, mask & (p > 0), ROWS)
+        done = _add_taps(ending, line, w2, ROWS)
+        ending = _add_taps(started, line, w1, ROWS)
+        started = _add_taps(zeros, line, w0, ROWS)
+        for r in tl.static_range(ROWS):
+            wide = x[r].to(tl.float32)
+            open_ = _sigmoid(wide, SIGMOID)
+            dx = done[r] * open_ * (1.0 + wide * (1.0 - open_))
+            keep = mask & (p > 0) & (first + r < cross)
+            at = dx_ptr + (p - 1) * step + (first + r) * cross_pixels * channels
+            tl.store(at, dx.to(dx_ptr.dtype.element_ty), mask=keep)
+
+
+def fits(x: Tensor) -> bool:
+    """Whether the kernels take x: whole 16-byte rows of channels, and a frame below 2³¹ elements."""
+    return x.shape[-1] % 32 == 0 and x.is_contiguous() and x[0].numel() < 2**31 and x.shape[0] <= 65535
+
+
+def _cut(x: Tensor, channels: int, strip: Strip) -> tuple[tuple[int, int, int], dict[str, Any]]:
+    """Grid and the arguments that the three kernels share."""
+    frames, H, W, _ = x.shape
+    along_w = strip.along == "w"
+    slide, cross = (W, H) if along_w else (H, W)
+    grid = (triton.cdiv(channels, strip.channels), triton.cdiv(cross, strip.rows), frames)
+    return grid, {
+        "slide": slide,
+        "cross": cross,
+        "pixels": H * W,
+        "slide_pixels": 1 if along_w else W,
+        "cross_pixels": W if along_w else 1,
+        "CHANNELS": strip.channels,
+        "ROWS": strip.rows,
+        "SLIDE_TAP": 1 if along_w else 3,
+        "CROSS_TAP": 3 if along_w else 1,
+        "SIGMOID": strip.sigmoid if x.is_cuda else "plain",
+        "num_warps": strip.warps,
+        "maxnreg": strip.registers,
+    }
+
+
+def tap_major(weight: Tensor) -> Tensor:
+    """(2M, 1, 3, 3) -> (9, 2M): a program reads its channels of a tap at once."""
+    return weight.reshape(-1, 9).t().contiguous()
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor, strip: Strip = FORWARD) -> Tensor:
+    """`naive.gated_depthwise`, cut as `strip` says."""
+    M = x.shape[-1] // 2
+    y = x.new_empty(*x.shape[:-1], M)
+    grid, shared = _cut(x, M, strip)
+    _forward_kernel[grid](x, tap_major(weight), bias, y, M=M, **shared)
+    return y
+
+
+def backward_gradient(
+    dy: Tensor, x: Tensor, taps: Tensor, bias: Tensor, strip: Strip = GRADIENT
+) -> tuple[Tensor, Tensor]:
+    """Gradient of the convolution's output, like x, and of its taps and bias, (10, 2M) in float32."""
+    wide = x.shape[-1]
+    dc = torch.empty_like(x)
+    grid, shared = _cut(x, wide // 2, strip)
+    partial = x.new_empty(grid[1] * grid[2], 10, wide, dtype=torch.float32)
+    _gradient_kernel[grid](x, taps, bias, dy, dc, partial, M=wide // 2, **shared)
+    return dc, partial.sum(0)
+
+
+def backward_transposed(dc: Tensor, x: Tensor, taps: Tensor, strip: Strip = TRANSPOSED) -> Tensor:
+    """Gradient of x from that of the convolution's output."""
+    dx = torch.empty_like(x)
+    grid, shared = _cut(x, x.shape[-1], strip)
+    _transposed_kernel[grid](dc, taps, x, dx, channels=x.shape[-1], **shared)
+    return dx
+
+
+def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias."""
+    taps = tap_major(weight)
+    dc, sums = backward_gradient(dy, x, taps, bias)
+    dx = backward_transposed(dc, x, taps)
+    return dx, sums[:9].t().reshape(weight.shape).to(weight.dtype), sums[9].to(bias.dtype)
+
+
+@torch.library.custom_op("sana_video::gated_depthwise", mutates_args=())
+def gated_depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`naive.gated_depthwise` by kernels, for x that `fits`."""
+    return forward(x.contiguous(), weight, bias)
+
+
+@gated_depthwise.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
+
+
+@torch.library.custom_op("sana_video::gated_depthwise_backward", mutates_args=())
+def gated_depthwise_backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias."""
+    return backward(dy.contiguous(), x.contiguous(), weight, bias)
+
+
+@gated_depthwise_backward.register_fake
+def _(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    gradients: tuple[Tensor, Tensor, Tensor] = gated_depthwise_backward(dy, *ctx.saved_tensors)
+    return gradients
+
+
+gated_depthwise.register_autograd(_differentiate, setup_context=_keep)
