@@ -5,9 +5,10 @@ is purely local comes out exactly as from the whole. The last tile of a row is m
 all tiles have one shape and full context.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
-from itertools import chain, tee
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -41,18 +42,30 @@ def tiled_stream(
     if first is None:
         return
     grid = _Grid(first.shape[-2], first.shape[-1], tile, overlap, Fraction(scale))
-    copies = tee(chain([first], source), len(grid.windows))
-    del first  # `tee` holds what is still to be read; nothing else may
-    streams = [run(_cropped(copy, window)) for copy, window in zip(copies, grid.windows, strict=True)]
-    del copies
-    for parts in zip(*streams, strict=True):
-        yield grid.blend(parts)
+    queues: list[deque[Tensor]] = [deque() for _ in grid.windows]
+    source = chain([first], source)
+    del first  # whoever holds a piece longer than needed makes the stream's memory grow
+    streams = [run(_of_tile(window, queue, queues, source)) for window, queue in zip(grid.windows, queues, strict=True)]
+    yield from map(grid.blend, zip(*streams, strict=True))
 
 
-def _cropped(pieces: Iterable[Tensor], window: Window) -> Iterator[Tensor]:
+def _of_tile(
+    window: Window, own: deque[Tensor], queues: list[deque[Tensor]], source: Iterator[Tensor]
+) -> Iterator[Tensor]:
+    """One tile's part of each piece; who comes first to a new piece puts it into everybody's queue.
+
+    `itertools.tee` does the same but lets go of pieces 57 at a time only.
+    """
     rows, columns = window
-    for piece in pieces:
-        yield piece[..., rows, columns]
+    while True:
+        if not own:
+            piece = next(source, None)
+            if piece is None:
+                return
+            for queue in queues:
+                queue.append(piece)
+            del piece
+        yield own.popleft()[..., rows, columns]
 
 
 class _Grid:
@@ -70,14 +83,14 @@ class _Grid:
         self._shares = [_shares([place[axis] for place in self._places], fade, self._out[axis]) for axis in (0, 1)]
 
     def blend(self, parts: Iterable[Tensor]) -> Tensor:
-        """The picture from its tiles, drawn one at a time; the only tile is given through as it is."""
+        """The picture, float32, from its tiles, drawn one at a time; an only tile is given through as it is."""
         out: Tensor | None = None
         for index, part in enumerate(parts):
             if len(self.windows) == 1:
                 return part
             if out is None:
-                out = part.new_zeros(*part.shape[:-2], *self._out)
-            rows, columns = (shares[index].to(part) for shares in self._shares)
+                out = part.new_zeros(*part.shape[:-2], *self._out, dtype=torch.float32)
+            rows, columns = (shares[index].to(part.device) for shares in self._shares)
             out[..., self._places[index][0], self._places[index][1]] += part * rows[:, None] * columns
         assert out is not None  # a picture has at least one tile
         return out
