@@ -35,7 +35,7 @@ FORWARD = [
 BACKWARD = [
     Rows(rows, chunk, warps, tiles, registers)
     for rows, chunk, warps, registers in ((1, 512, 4, None), (1, 512, 4, 128), (1, 1024, 8, None), (1, 1024, 8, 80))
-    for tiles in (32, 64, 124)
+    for tiles in (32, 64)
 ]
 
 

@@ -420,7 +420,8 @@ def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tenso
     taps = tap_major(weight)
     dc, sums = backward_gradient(dy, x, taps, bias)
     dx = backward_transposed(dc, x, taps)
-    return dx, sums[:9].t().reshape(weight.shape).to(weight.dtype), sums[9].to(bias.dtype)
+    d_weight, d_bias = sums[:9].t().reshape(weight.shape), sums[9]
+    return dx, d_weight.to(weight.dtype, copy=True), d_bias.to(bias.dtype, copy=True)  # outputs may not share memory
 
 
 @torch.library.custom_op("sana_video::gated_depthwise", mutates_args=())

@@ -19,6 +19,7 @@ from sana_video.ops.modulate.triton import (
     scaled,
     store_rows,
     store_sums,
+    tiles_of,
     times,
     zeros,
 )
@@ -72,11 +73,12 @@ def backward(dy: Tensor, x: Tensor, weight: Tensor, eps: float, cut: Rows = BACK
     """Gradients of x and of weight."""
     D, dx = x.shape[-1], torch.empty_like(x)
     tokens = x.numel() // D
-    programs = triton.cdiv(tokens, cut.rows * cut.tiles)
+    tiles = tiles_of(cut, tokens)
+    programs = triton.cdiv(tokens, cut.rows * tiles)
     partial = x.new_empty(programs, D, dtype=torch.float32)
     _backward_kernel[(programs,)](
         x, weight, dy, dx, partial, tokens, eps,
-        D=D, CHUNK=cut.chunk, ROWS=cut.rows, TILES=cut.tiles, num_warps=cut.warps, maxnreg=cut.registers,
+        D=D, CHUNK=cut.chunk, ROWS=cut.rows, TILES=tiles, num_warps=cut.warps, maxnreg=cut.registers,
     )  # fmt: skip
     return dx, partial.sum(0).to(weight.dtype)
 

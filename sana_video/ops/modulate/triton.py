@@ -31,6 +31,7 @@ class Rows:
 
 
 FORWARD = Rows(rows=1, chunk=256, warps=1)
+PROGRAMS = 528  # four for each of an H100's multiprocessors: fewer tokens are not given to fewer programs
 BACKWARD = Rows(rows=1, chunk=512, warps=4, tiles=64)
 
 
@@ -264,6 +265,12 @@ def takes_width(D: int) -> bool:
     return D % 16 == 0 and 32 <= D <= 4096
 
 
+def tiles_of(cut: Rows, tokens: int) -> int:
+    """Tiles that a program takes in turn, so that `tokens` fill the card; a power of two, to compile few kernels."""
+    wanted: int = triton.next_power_of_2(triton.cdiv(tokens, cut.rows * PROGRAMS))
+    return min(cut.tiles, wanted)
+
+
 def _groups(x: Tensor, modulation: Tensor) -> tuple[int, int, Tensor]:
     """Groups of tokens that share a modulation, tokens of a group, and the modulation as (groups, D)."""
     flat = modulation.reshape(-1, x.shape[-1])
@@ -332,7 +339,8 @@ def backward(
     assert anything is not None
     groups, tokens, _ = _groups(stream, anything)
     flat_gate, flat_scale = (None if m is None else _groups(stream, m)[2] for m in (gate, scale))
-    programs = triton.cdiv(tokens, cut.rows * cut.tiles)
+    tiles = tiles_of(cut, groups * tokens)
+    programs = triton.cdiv(tokens, cut.rows * tiles)
     dx = torch.empty_like(stream) if dy is not None else stream.new_empty(0)
     d_branch = torch.empty_like(branch) if gate is not None and branch is not None else stream.new_empty(0)
     partial = stream.new_empty(groups, programs, 3, stream.shape[-1], dtype=torch.float32)
@@ -354,7 +362,7 @@ def backward(
         D=stream.shape[-1],
         CHUNK=cut.chunk,
         ROWS=cut.rows,
-        TILES=cut.tiles,
+        TILES=tiles,
         STREAM=d_stream is not None,
         SKIP=skip is not None,
         GATE=gate is not None,

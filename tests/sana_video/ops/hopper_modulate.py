@@ -1,0 +1,38 @@
+"""Assemble the kernels of norms and gated sums as launched at width 2240; a few spilled words are all that is allowed."""
+
+from hopper import compile_for_hopper
+
+from sana_video.ops.modulate import rms, triton
+
+D = 2240
+streams = ("x", "branch", "skip", "gate", "shift", "scale", "stream", "y", "dy", "d_stream", "dx", "d_branch", "weight")
+TYPES = {
+    **{f"{name}_ptr": "*bf16" for name in streams},
+    **dict.fromkeys(("tokens", "gate_stride", "shift_stride", "scale_stride"), "i32"),
+    "partial_ptr": "*fp32",
+    "eps": "fp32",
+}
+STRIDES = ("gate_stride", "shift_stride", "scale_stride")
+both = {"BRANCH": True, "STREAM": True, "SKIP": True, "GATE": True, "NORM": True}
+alone = {"BRANCH": False, "STREAM": False, "SKIP": False, "GATE": False, "NORM": True}
+
+for kernel, cut, flags in (
+    (triton._forward_kernel, triton.FORWARD, both),
+    (triton._forward_kernel, triton.FORWARD, alone),
+    (triton._backward_kernel, triton.BACKWARD, both),
+    (triton._backward_kernel, triton.BACKWARD, alone),
+    (rms._forward_kernel, triton.FORWARD, {}),
+    (rms._backward_kernel, triton.BACKWARD, {}),
+):
+    constants = {"D": D, "CHUNK": cut.chunk, "ROWS": cut.rows, "TILES": cut.tiles, **flags}
+    used = compile_for_hopper(
+        kernel,
+        TYPES,
+        {name: value for name, value in constants.items() if name in kernel.arg_names},
+        divisible=STRIDES,
+        warps=cut.warps,
+        registers=cut.registers,
+    )
+    print(kernel.__name__, used)
+    assert used.spilled <= 32, (kernel.__name__, cut, used)
+    assert used.shared <= 4096, "only the sums of a row cross warps"

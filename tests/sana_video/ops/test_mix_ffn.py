@@ -1,0 +1,101 @@
+"""The Mix-FFN's convolutions: the definition against the written-out sum, products and kernels against the definition.
+
+Triton decides at its first import whether it interprets, so each way runs in a process of its own.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sana_video.ops.mix_ffn import gated_depthwise, mix_ffn, naive, temporal, temporal_conv
+
+HERE = Path(__file__).parent
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_gated_depthwise_written_out() -> None:
+    x, weight, bias = normal(1, 3, 4, 4), normal(4, 1, 3, 3, seed=1), normal(4, seed=2)
+    silu = torch.nn.functional.silu
+    out = gated_depthwise(x, weight, bias)
+    padded = torch.zeros(5, 6, 4, dtype=torch.float64)
+    padded[1:-1, 1:-1] = silu(x[0])
+    for h in range(3):
+        for w in range(4):
+            conv = (padded[h : h + 3, w : w + 3] * weight[:, 0].permute(1, 2, 0)).sum((0, 1)) + bias
+            torch.testing.assert_close(out[0, h, w], conv[:2] * silu(conv[2:]))
+
+
+@pytest.mark.parametrize(("starts", "continued"), [((0,), False), ((0, 2, 3), False), ((0, 2), True), ((0,), True)])
+def test_products_equal_the_convolution(starts: tuple[int, ...], continued: bool) -> None:
+    u, weight, last_u = normal(2, 5, 6, 16), normal(16, 16, 3, 1, seed=1), normal(2, 1, 6, 16, seed=2)
+    leaves = [t.requires_grad_() for t in ((u, weight, last_u) if continued else (u, weight))]
+    last = last_u if continued else None
+    expected = naive.temporal_conv(u, weight, starts, last)
+    out = temporal.temporal_conv(u, weight, list(starts), last)
+    torch.testing.assert_close(out, expected)
+    dy = normal(*out.shape, seed=3)
+    torch.testing.assert_close(torch.autograd.grad(out, leaves, dy), torch.autograd.grad(expected, leaves, dy))
+
+
+def test_mix_ffn_is_the_layer() -> None:
+    from sana_video.layers import MixFFN
+
+    torch.manual_seed(0)
+    layer = MixFFN(8, 12).double()
+    x, last_u = normal(2, 5, 6, 8), normal(2, 8, 1, 6, seed=1)
+    expected, _ = layer(x, 2, (0, 3), last_u)
+    u, along = mix_ffn(
+        x,
+        2,
+        (layer.expand.weight, layer.expand.bias),
+        (layer.depth.weight, layer.depth.bias),
+        layer.project.weight,
+        layer.temporal.weight,
+        (0, 3),
+        last_u.permute(0, 2, 3, 1),
+    )
+    torch.testing.assert_close(u + along, expected)
+
+
+def test_temporal_conv_on_the_cpu_is_the_definition() -> None:
+    u, weight = normal(1, 3, 2, 4), normal(4, 4, 3, 1, seed=1)
+    assert torch.equal(temporal_conv(u, weight), naive.temporal_conv(u, weight))
+
+
+def test_kernels_under_the_interpreter() -> None:
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-p",
+            "no:xdist",
+            "-p",
+            "no:cacheprovider",
+            HERE / "interpreted_mix_ffn.py",
+        ],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
+
+
+def test_kernels_assemble_for_hopper_without_spilling() -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    support = str(HERE.parents[1] / "support")
+    run = subprocess.run(
+        [sys.executable, HERE / "hopper_mix_ffn.py"],
+        env={**environment, "PYTHONPATH": os.pathsep.join([support, str(HERE.parents[2])])},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
