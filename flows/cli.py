@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -31,6 +31,7 @@ app = typer.Typer(
 train_app = typer.Typer(no_args_is_help=True, help="Train stages of params.yaml, each alone.")
 release_app = typer.Typer(no_args_is_help=True, help="Package, register, promote and roll back versions.")
 flow_app = typer.Typer(no_args_is_help=True, help="Run or schedule parts of the graph under Prefect.")
+weights_app = typer.Typer(no_args_is_help=True, help="Published weights: fetch, verify, convert.")
 recipe_app = typer.Typer(no_args_is_help=True, help="params.yaml in other sizes.")
 for name, part in {
     "data": data_app,
@@ -39,6 +40,7 @@ for name, part in {
     "release": release_app,
     "flow": flow_app,
     "recipe": recipe_app,
+    "weights": weights_app,
 }.items():
     app.add_typer(part, name=name)
 
@@ -248,6 +250,66 @@ def status(context: typer.Context) -> None:
     from flows.doctor import status as look
 
     show(look(_app(context).root), _app(context).as_json)
+
+
+@weights_app.command("list")
+def weights_list(context: typer.Context) -> None:
+    """The published weights there are, their size and licence, and whether they are here."""
+    from flows.weights import FOLDER
+    from infra.weights import listing
+
+    show(listing(_app(context).root / FOLDER), _app(context).as_json)
+
+
+@weights_app.command("fetch")
+def weights_fetch(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="One that `weights list` shows.")]
+) -> None:
+    """Fetch published weights into weights/NAME, or what is missing of them; their terms are their makers'."""
+    from flows.weights import FOLDER
+    from infra.weights import describe, fetch
+
+    typer.echo(describe(name), err=True)
+    place = fetch(name, _app(context).root / FOLDER, lambda line: typer.echo(line, err=True))
+    typer.echo(place)
+
+
+@weights_app.command("verify")
+def weights_verify(
+    context: typer.Context, name: Annotated[str | None, typer.Argument(help="All that was fetched by default.")] = None
+) -> None:
+    """Read fetched weights anew and compare every file with what was pinned."""
+    from flows.weights import FOLDER
+    from infra.weights import verify
+
+    show(verify(_app(context).root / FOLDER, name), _app(context).as_json)
+
+
+@weights_app.command("convert")
+def weights_convert(
+    context: typer.Context,
+    source: Annotated[Path, typer.Argument(help="A .pth, .pt or .safetensors, or a folder of ours or of diffusers.")],
+    target: Annotated[Path, typer.Argument(help="The folder to write.")],
+    layout: Annotated[
+        Literal["ours", "diffusers", "official"], typer.Option("--layout", help="Whose names and files to write.")
+    ] = "ours",
+    config_from: Annotated[
+        str | None, typer.Option("--config-from", help="The network: a preset or a config.json; told by shapes if not.")
+    ] = None,
+    chunk_frames: Annotated[
+        int | None, typer.Option("--chunk-frames", min=1, help="Latent frames a chunk, of a long-video network.")
+    ] = None,
+    ema: Annotated[bool, typer.Option("--ema", help="The averaged weights of an official checkpoint.")] = False,
+    warm_start: Annotated[
+        bool, typer.Option("--warm-start", help="Grow a SANA-1.5 image checkpoint to video.")
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of what a warm start draws anew.")] = 0,
+) -> None:
+    """Bring a network, or a whole diffusers pipeline, from one layout to another; memory does not grow with it."""
+    from flows.weights import Conversion, convert
+
+    asked = Conversion(source, target, layout, config_from, chunk_frames, ema, warm_start, seed)
+    show_one(convert(asked), _app(context).as_json)
 
 
 @recipe_app.command("list")

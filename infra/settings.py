@@ -41,6 +41,7 @@ class MachineSettings(BaseSettings):
 
     s3_endpoint: str | None = None  # an S3 service other than Amazon's
     s3_anonymous: bool = False  # read public buckets without credentials
+    hub_endpoint: str = "https://huggingface.co"  # where published weights are fetched from; a mirror speaks the same
     scratch: Path | None = None  # where downloads lie while they are read; the system's temporary folder by default
 
 

@@ -88,6 +88,8 @@ def _checked(
     null: Tensor | None,
 ) -> Checkpoint:
     network, _ = part_null(shapes, layout)
+    if config is not None and layout != "ours":
+        config = config.with_(origin=layout)  # names tell whose epsilons the weights were trained with
     return Checkpoint(where, layout, check(network, layout, config, str(where), null), network, tensors, null)
 
 
