@@ -84,6 +84,31 @@ class Progress:
         label = f"{self._name} {label}".strip()
         return self._bar(items, total, label) if self._stream.isatty() else self._lines(items, total, label)
 
+    @contextlib.contextmanager
+    def steps(self, label: str = "") -> Iterator[Callable[[int, int], None]]:
+        """A function to be told (done, total) after each step, shown as by `track`: for work that is no iteration."""
+        label = f"{self._name} {label}".strip()
+        if not self._stream.isatty():
+            yield self._step_lines(label)
+            return
+        from rich import progress
+        from rich.console import Console
+
+        with progress.Progress(console=Console(file=self._stream), transient=True) as bar:
+            task = bar.add_task(label, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+    def _step_lines(self, label: str) -> Callable[[int, int], None]:
+        start = said = time.monotonic()
+
+        def told(done: int, total: int) -> None:
+            nonlocal said
+            if (now := time.monotonic()) - said >= _SAY_EVERY_SECONDS:
+                said = now
+                print(_state(label, done, total, now - start), file=self._stream, flush=True)
+
+        return told
+
     def _bar(self, items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:
         from rich.console import Console
         from rich.progress import track

@@ -199,6 +199,16 @@ def test_progress_is_plain_lines_off_a_terminal(monkeypatch: pytest.MonkeyPatch)
     assert len(lines) == 5
 
 
+def test_steps_that_are_told_are_shown_as_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr("infra.stage._SAY_EVERY_SECONDS", 0.0)
+    with Progress("sample", stream).steps("1/2") as on_step:
+        for done in (1, 2):
+            on_step(done, 4)
+    lines = stream.getvalue().splitlines()
+    assert [line.partition(",")[0] for line in lines] == ["sample 1/2: 1/4 (25%)", "sample 1/2: 2/4 (50%)"]
+
+
 def test_progress_is_a_bar_on_a_terminal() -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -207,6 +217,10 @@ def test_progress_is_a_bar_on_a_terminal() -> None:
     stream = Terminal()
     assert list(Progress("score", stream).track(range(3), label="clips")) == [0, 1, 2]
     assert "score clips" in stream.getvalue() and "100%" in stream.getvalue()
+    stream = Terminal()
+    with Progress("sample", stream).steps() as on_step:
+        on_step(2, 2)
+    assert "sample" in stream.getvalue() and "100%" in stream.getvalue()
 
 
 def test_classify_serves_commands_that_are_no_stage() -> None:
