@@ -6,7 +6,6 @@ nor DVC.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -116,30 +115,49 @@ def train_plan(context: typer.Context) -> None:
 def sample(
     context: typer.Context,
     model: Annotated[str, typer.Option("--model", help="A folder, NAME@champion or NAME@v0.1.0.")],
-    prompt: Annotated[str, typer.Option("--prompt")],
-    out: Annotated[Path, typer.Option("--out", help="A .mp4, or a .png for one frame.")],
-    image: Annotated[Path | None, typer.Option("--image", help="The first frame.")] = None,
-    motion_score: Annotated[float | None, typer.Option("--motion-score")] = None,
+    out: Annotated[Path, typer.Option("--out", help="A .mp4, a .png for one frame, or a folder for several videos.")],
+    prompt: Annotated[str | None, typer.Option("--prompt")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", help="A file, one prompt a line; # begins a comment.")
+    ] = None,
+    image: Annotated[Path | None, typer.Option("--image", help="The first frame: a PNG or JPEG.")] = None,
+    negative_prompt: Annotated[
+        str, typer.Option("--negative-prompt", help='What to lead away from; "default": the published one.')
+    ] = "",
+    motion_score: Annotated[float | None, typer.Option("--motion-score", min=0.0)] = None,
     seconds: Annotated[float | None, typer.Option("--seconds")] = None,
-    frames: Annotated[int | None, typer.Option("--frames", help="Wins over --seconds.")] = None,
-    size: Annotated[str | None, typer.Option("--size", metavar="HEIGHTxWIDTH")] = None,
+    frames: Annotated[int | None, typer.Option("--frames", help="Wins over --seconds; 1 makes a picture.")] = None,
+    size: Annotated[str | None, typer.Option("--size", metavar="HEIGHTxWIDTH|480p|720p")] = None,
+    aspect: Annotated[str | None, typer.Option("--aspect", metavar="WIDTH:HEIGHT", help="Else the image's.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1)] = None,
-    guidance: Annotated[float | None, typer.Option("--guidance", min=0.0)] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    guidance: Annotated[float | None, typer.Option("--guidance", min=0.0, help="1 for none.")] = None,
+    guidance_rule: Annotated[
+        Literal["cfg", "apg"] | None,
+        typer.Option("--guidance-rule", help="Classifier-free, or adaptive projected guidance."),
+    ] = None,
+    videos_per_prompt: Annotated[int, typer.Option("--videos-per-prompt", min=1)] = 1,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**62, help="Of the first video; the next has one more.")
+    ] = 0,
+    device: Annotated[
+        str | None, typer.Option("--device", help="cuda, cuda:1, cpu; else a GPU if there is one.")
+    ] = None,
+    precision: Annotated[
+        Literal["bf16", "fp32"] | None, typer.Option("--precision", help="Else bf16 on a GPU and fp32 on the CPU.")
+    ] = None,
 ) -> None:
-    """Make a film (or a picture) of a prompt."""
+    """Make films (or pictures) of prompts; a run into a folder goes on where it was cut off."""
     from flows.sample import Request
     from flows.sample import sample as make
+    from infra.stage import Progress
 
-    request = Request(model, prompt, image, motion_score, seconds, frames, size, steps, guidance, seed)
-    made = make(request, out, _app(context).root, _say_step)
-    show_one(made, _app(context).as_json)
-
-
-def _say_step(done: int, total: int) -> None:
-    end = "\r" if sys.stderr.isatty() and done < total else "\n"
-    if sys.stderr.isatty() or done == total:
-        print(f"step {done}/{total}", end=end, file=sys.stderr, flush=True)
+    request = Request(
+        model=model, prompt=prompt, prompts=prompts, image=image, motion_score=motion_score, seconds=seconds,
+        frames=frames, size=size, aspect=aspect, steps=steps, guidance=guidance, guidance_rule=guidance_rule,
+        negative_prompt=negative_prompt, videos_per_prompt=videos_per_prompt, seed=seed, device=device,
+        precision=precision,
+    )  # fmt: skip
+    show_one(make(request, out, _app(context).root, Progress("sample")), _app(context).as_json)
 
 
 @release_app.command("package")

@@ -10,6 +10,7 @@ from flows.package import PROMPTS
 from flows.run import run_flow
 from flows.sample import Request, sample
 from infra import registry
+from infra.stage import Progress
 
 
 def run_demo(root: Path) -> tuple[int, str]:
@@ -30,6 +31,5 @@ def _sample(root: Path) -> Path:
     called = f"{made.name}@{made.version}"
     out = root / "samples" / f"{called}.mp4"
     if not out.is_file():
-        request = Request(called, PROMPTS[0], None, None, None, None, None, None, None, seed=0)
-        sample(request, out, root, lambda done, total: None)
+        sample(Request(called, PROMPTS[0]), out, root, Progress("sample"))
     return out

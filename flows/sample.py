@@ -1,69 +1,86 @@
-"""`sample`: a registered model or a folder, and a prompt; out comes a film that says what it is."""
+"""`sample`: a registered model or a folder, and a prompt or a file of them; out come films that say what they are.
+
+One video is made at a time and written while it is made, so neither the number of videos nor their length costs
+memory, and each is the same to the bit as if it were made alone with its seed. A file appears when it is whole, which
+is why a run that was cut off goes on where it stopped.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from infra.storage import atomic_write
+from flows import films
+from flows.films import Job
+from infra.stage import Progress
+from infra.storage import sha256_file
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    import torch
 
-    from sana_video.pipeline import SanaVideoPipeline
+    from sana_video.pipeline import Options, SanaVideoPipeline
+
+Precision = Literal["bf16", "fp32"]
+DEFAULT_NEGATIVE = "default"  # as --negative-prompt: the published one
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to make. None takes the model's own default; `frames` wins over `seconds`."""
+    """What to make. None takes the model's own default; `frames` wins over `seconds`; one of `prompt`, `prompts`."""
 
     model: str
-    prompt: str
-    image: Path | None
-    motion_score: float | None
-    seconds: float | None
-    frames: int | None
-    size: str | None
-    steps: int | None
-    guidance: float | None
-    seed: int
+    prompt: str | None = None
+    prompts: Path | None = None
+    image: Path | None = None
+    motion_score: float | None = None
+    seconds: float | None = None
+    frames: int | None = None
+    size: str | None = None
+    aspect: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    guidance_rule: Literal["cfg", "apg"] | None = None
+    negative_prompt: str = ""
+    videos_per_prompt: int = 1
+    seed: int = 0
+    device: str | None = None
+    precision: Precision | None = None
 
 
-def sample(request: Request, out: Path, root: Path, on_step: Callable[[int, int], None]) -> dict[str, Any]:
-    """Write `out` (mp4; PNG for one frame) and return what was made.
+def sample(request: Request, out: Path, root: Path, progress: Progress) -> dict[str, Any]:
+    """Write `out` and return what was made: a .mp4 (.png for one frame), or a folder of them for several videos.
 
-    Raises ValueError or FileNotFoundError for a model, image, size or length that cannot be had, before any sampling.
+    A folder also gets index.json; a video that is there already with the same settings is not made again. Raises
+    ValueError or FileNotFoundError for what cannot be had, before any sampling.
     """
-    if out.suffix.lower() not in (".mp4", ".png"):
-        raise ValueError(f"--out {out}: write to a .mp4, or a .png for one frame")
-    height, width = _size(request.size)
-    image = None if request.image is None else _read_image(request.image)
+    prompts = _prompts(request)
+    several = request.prompts is not None or request.videos_per_prompt > 1
+    _check_out(out, several)
+    options = _options(request)
     folder, called = locate(request.model, root)
-    from sana_video.pipeline import SanaVideoPipeline
-
-    pipeline = SanaVideoPipeline.from_pretrained(folder)
-    frames = _frames(request, pipeline)
-    if (frames == 1) != (out.suffix.lower() == ".png"):
-        raise ValueError(f"--out {out}: {frames} frames are written as {'.png' if frames == 1 else '.mp4'}")
-    video = pipeline(
-        request.prompt,
-        image=image,
-        motion_score=request.motion_score,
-        frames=frames,
-        height=height,
-        width=width,
-        steps=request.steps,
-        guidance=request.guidance,
-        seed=request.seed,
-        on_step=on_step,
-    )[0].numpy()
-    about = _about(request, called, folder, pipeline, video.shape)
-    _write(out, video, pipeline.defaults.fps, request, about)
-    return {"out": str(out), **about}
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)  # once each
+        warnings.showwarning = lambda message, *_: progress.say(str(message))
+        pipeline = _load(request, folder)
+        options["frames"] = _frames(request, pipeline)
+        pipeline.check(prompts, **options)
+        common = _about(request, called, folder, pipeline, options)
+        jobs = list(_jobs(request, prompts, out, several, common))
+        due = [job for job in jobs if not (several and films.made(job))]
+        for number, job in enumerate(due, start=1):
+            label = f"{number}/{len(due)}" if several else ""
+            with progress.steps(label) as on_step:
+                _make(pipeline, options, job, on_step)
+            if several:
+                films.write_index(out, jobs)
+    if not several:
+        return {"out": str(out), **jobs[0].about}
+    films.write_index(out, jobs)
+    return {"out": str(out), "made": len(due), "there already": len(jobs) - len(due)}
 
 
 def locate(model: str, root: Path) -> tuple[Path, str]:
@@ -84,22 +101,133 @@ def locate(model: str, root: Path) -> tuple[Path, str]:
     return folder, called
 
 
+def read_prompts(path: Path) -> list[str]:
+    """One prompt a line; blank lines and those that begin with # are left out. ValueError if none is left."""
+    if not path.is_file():
+        raise FileNotFoundError(f"--prompts {path}: no such file")
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--prompts {path}: not UTF-8 text (byte {error.start})") from None
+    prompts = [line for line in lines if line and not line.startswith("#")]
+    if not prompts:
+        raise ValueError(f"--prompts {path}: no prompt in it; write one on each line")
+    return prompts
+
+
+def _prompts(request: Request) -> list[str]:
+    if (request.prompt is None) == (request.prompts is None):
+        raise ValueError("give one of --prompt and --prompts")
+    return [request.prompt] if request.prompt is not None else read_prompts(request.prompts or Path())
+
+
+def _check_out(out: Path, several: bool) -> None:
+    if not several and out.suffix.lower() not in (".mp4", ".png"):
+        raise ValueError(f"--out {out}: write to a .mp4, or a .png for one frame")
+    if several and (out.is_file() or out.suffix.lower() in (".mp4", ".png")):
+        raise ValueError(f"--out {out}: several videos need a folder")
+
+
+def _options(request: Request) -> Options:
+    """The pipeline's options, but for the seed and the frames, which need more than the request."""
+    height, width, size = _size(request.size)
+    options: Options = {
+        "motion_score": request.motion_score,
+        "height": height,
+        "width": width,
+        "size": size,
+        "aspect": request.aspect,
+        "steps": request.steps,
+        "guidance": request.guidance,
+        "guidance_rule": request.guidance_rule,
+        "negative_prompt": request.negative_prompt,
+    }
+    if request.negative_prompt == DEFAULT_NEGATIVE:
+        from sana_video.text import NEGATIVE_PROMPT
+
+        options["negative_prompt"] = NEGATIVE_PROMPT
+    if request.image is not None:
+        from flows.picture import read_picture
+
+        options["image"] = read_picture(request.image)
+    return options
+
+
+def _size(text: str | None) -> tuple[int | None, int | None, str | None]:
+    """Height and width, or the name of a published resolution."""
+    if text is None or text in ("480p", "720p"):
+        return None, None, text
+    height, mark, width = text.lower().partition("x")
+    if not (mark and height.isdecimal() and width.isdecimal()):
+        raise ValueError(f"--size {text}: expected HEIGHTxWIDTH, such as 480x832, or 480p or 720p")
+    return int(height), int(width), None
+
+
+def _load(request: Request, folder: Path) -> SanaVideoPipeline:
+    import torch
+
+    from sana_video.pipeline import SanaVideoPipeline
+
+    device = _device(request.device)
+    bf16 = request.precision == "bf16" or (request.precision is None and device.type == "cuda")
+    return SanaVideoPipeline.from_pretrained(
+        folder,
+        device=device,
+        dtype=torch.bfloat16 if bf16 else torch.float32,
+        autoencoder_dtype=torch.float32 if request.precision == "fp32" else None,
+    )
+
+
+def _device(name: str | None) -> torch.device:
+    """The device called `name`; without one the first GPU, else the CPU."""
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: not to be had here ({str(error).splitlines()[0]})") from None
+    return torch.device(name)
+
+
+def _frames(request: Request, pipeline: SanaVideoPipeline) -> int:
+    """Frames asked for; seconds become the nearest count the autoencoder knows."""
+    if request.frames is not None:
+        return request.frames
+    if request.seconds is None:
+        return pipeline.defaults.frames
+    if not 0 < request.seconds <= 3600:
+        raise ValueError(f"--seconds {request.seconds}: expected more than 0 and at most 3600")
+    stride, alone = pipeline.autoencoder.stride[0], int(pipeline.autoencoder.images)
+    latents = round((request.seconds * pipeline.defaults.fps - alone) / stride)
+    return alone + stride * max(1 - alone, latents)
+
+
 def _about(
-    request: Request, called: str, folder: Path, pipeline: SanaVideoPipeline, shape: tuple[int, ...]
+    request: Request, called: str, folder: Path, pipeline: SanaVideoPipeline, options: Options
 ) -> dict[str, Any]:
-    defaults = pipeline.defaults
+    """What every video of the request depends on."""
+    defaults, weight = pipeline.defaults, pipeline.model.patch_embed.weight
+    height, width = pipeline.size_for(options)
+    few = defaults.step_list is not None
     return {
         "model": called,
-        "prompt": request.prompt,
         "image": request.image.name if request.image else None,
-        "seed": request.seed,
-        "steps": defaults.steps if request.steps is None else request.steps,
-        "guidance": defaults.guidance if request.guidance is None else request.guidance,
+        "image_sha256": sha256_file(request.image) if request.image else None,
+        "negative_prompt": options["negative_prompt"],
+        "steps": list(defaults.step_list or ()) if few else request.steps or defaults.steps,
+        "guidance": 1.0 if few else defaults.guidance if request.guidance is None else request.guidance,
+        "guidance_rule": request.guidance_rule or defaults.guidance_rule,
+        "flow_shift": defaults.flow_shift,
         "motion_score": defaults.motion_score if request.motion_score is None else request.motion_score,
-        "frames": shape[0],
-        "height": shape[1],
-        "width": shape[2],
+        "frames": options["frames"],
+        "height": height,
+        "width": width,
+        "fps": defaults.fps,
         "text_encoder": pipeline.text_encoder.name,
+        "precision": str(weight.dtype).removeprefix("torch."),
+        "device": weight.device.type,
         "attribution": _attributions(folder),
     }
 
@@ -113,63 +241,18 @@ def _attributions(folder: Path) -> list[str]:
     return sorted({f"{s['attribution']} ({s['licence']})" for s in sources if s["attribution"]})
 
 
-def _write(out: Path, video: NDArray[np.uint8], fps: float, request: Request, about: dict[str, Any]) -> None:
-    if len(video) == 1:
-        atomic_write(out, _png(video[0], about))
-        return
-    from fractions import Fraction
-
-    from sana_video.video.io import encode_mp4
-
-    metadata = {
-        "title": request.prompt,
-        "comment": json.dumps(about, ensure_ascii=False, sort_keys=True),
-        "copyright": "; ".join(about["attribution"]),
-    }
-    encode_mp4(out, video, Fraction(fps).limit_denominator(1001), {k: v for k, v in metadata.items() if v})
+def _jobs(request: Request, prompts: list[str], out: Path, several: bool, common: dict[str, Any]) -> Iterator[Job]:
+    """Prompt after prompt, its videos beside each other; video i of them all has seed + i."""
+    suffix = ".png" if common["frames"] == 1 else ".mp4"
+    if not several and out.suffix.lower() != suffix:
+        raise ValueError(f"--out {out}: {common['frames']} frames are written as {suffix}")
+    each = request.videos_per_prompt
+    for i in range(len(prompts) * each):
+        prompt, seed = prompts[i // each], request.seed + i
+        target = out / f"{i // each + 1:03d}-{seed}{suffix}" if several else out
+        yield Job(target, prompt, seed, {**common, "prompt": prompt, "seed": seed})
 
 
-def _png(picture: NDArray[np.uint8], about: dict[str, Any]) -> bytes:
-    import io
-
-    from PIL import Image, PngImagePlugin
-
-    notes = PngImagePlugin.PngInfo()
-    notes.add_itxt("Description", json.dumps(about, ensure_ascii=False, sort_keys=True))
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG", pnginfo=notes)
-    return buffer.getvalue()
-
-
-def _read_image(path: Path) -> NDArray[np.uint8]:
-    import numpy as np
-    from PIL import Image, UnidentifiedImageError
-
-    if not path.is_file():
-        raise FileNotFoundError(f"--image {path}: no such file")
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"--image {path}: not a picture that can be read ({error})") from None
-
-
-def _frames(request: Request, pipeline: SanaVideoPipeline) -> int:
-    """Frames asked for; seconds become the nearest count the autoencoder knows (a multiple of its stride plus one)."""
-    if request.frames is not None:
-        return request.frames
-    if request.seconds is None:
-        return pipeline.defaults.frames
-    if not 0 < request.seconds <= 3600:
-        raise ValueError(f"--seconds {request.seconds}: expected more than 0 and at most 3600")
-    stride = pipeline.autoencoder.stride[0]
-    return 1 + stride * max(0, round((request.seconds * pipeline.defaults.fps - 1) / stride))
-
-
-def _size(text: str | None) -> tuple[int | None, int | None]:
-    if text is None:
-        return None, None
-    height, mark, width = text.lower().partition("x")
-    if not (mark and height.isdigit() and width.isdigit()):
-        raise ValueError(f"--size {text}: expected HEIGHTxWIDTH, such as 96x160")
-    return int(height), int(width)
+def _make(pipeline: SanaVideoPipeline, options: Options, job: Job, on_step: Callable[[int, int], None]) -> None:
+    own: Options = {**options, "seed": job.seed, "on_step": on_step}
+    films.write(job, pipeline.stream(job.prompt, **own))

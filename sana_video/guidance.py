@@ -38,8 +38,7 @@ def guided(conditional: Velocity, unconditional: Velocity, scale: float, rule: G
 
     With "apg" the velocity returned remembers its earlier calls, so make a new one for each video or chunk.
     """
-    if rule not in get_args(GuidanceRule):
-        raise ValueError(f"guidance rule {rule!r}; choose one of {', '.join(get_args(GuidanceRule))}")
+    check_rule(rule)
     if scale == 1:
         return conditional
     if rule == "apg":
@@ -49,6 +48,12 @@ def guided(conditional: Velocity, unconditional: Velocity, scale: float, rule: G
         return cfg(conditional(x, sigma), unconditional(x, sigma), scale)
 
     return velocity
+
+
+def check_rule(rule: str) -> None:
+    """ValueError for the name of no rule."""
+    if rule not in get_args(GuidanceRule):
+        raise ValueError(f"guidance rule {rule!r}; choose one of {', '.join(get_args(GuidanceRule))}")
 
 
 def cfg(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:

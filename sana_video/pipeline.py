@@ -4,7 +4,7 @@ The same call makes a video from text, a video from an image and, with one frame
 as they are made; for a chunk-causal network and a streaming autoencoder its memory does not grow with the video.
 """
 
-import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from sana_video.autoencoder import Autoencoder, load_autoencoder
 from sana_video.config import SamplingDefaults, read_json, validated
 from sana_video.data import buckets
 from sana_video.generate import Request, clean_latents
-from sana_video.guidance import GuidanceRule
+from sana_video.guidance import GuidanceRule, check_rule
 from sana_video.model import SanaVideo
 from sana_video.sampling import OnStep, silent
 from sana_video.streaming import Condition
@@ -29,7 +29,6 @@ from sana_video.video.pixels import Image, check_image, cover, to_uint8
 NULL_FILE = "null_embedding.safetensors"
 Size = buckets.Size
 T = TypeVar("T")
-_LOG = logging.getLogger(__name__)
 
 
 class Options(TypedDict, total=False):
@@ -127,6 +126,32 @@ class SanaVideoPipeline:
         """
         return self._frames(self._request(prompt, options))
 
+    def check(self, prompt: str | Sequence[str], **options: Unpack[Options]) -> None:
+        """Raise the ValueError that a call would raise; samples and encodes nothing.
+
+        Warns of a video longer than those a network in both directions was trained on: it may, but hardly will, do.
+        """
+        if unknown := options.keys() - Options.__annotations__.keys():
+            raise TypeError(f"unknown options {sorted(unknown)}; there are {', '.join(Options.__annotations__)}")
+        self._prompts(prompt, options)
+        self.size_for(options)
+        frames = _or(options.get("frames"), self.defaults.frames)
+        self._latent_frames(frames, options.get("image") is not None)
+        asked = options.get("steps") is not None or options.get("guidance") is not None
+        if asked and self.defaults.step_list is not None:
+            steps = list(self.defaults.step_list)
+            raise ValueError(f"this model is distilled to the steps {steps} without guidance; leave both options out")
+        if cut := self.text_encoder.overflow(options.get("negative_prompt", ""), instruct=False):
+            limit = self.text_encoder.tokens
+            raise ValueError(f"the negative prompt is {cut} tokens longer than the {limit} it may have; shorten it")
+        if _or(options.get("steps"), 1) < 1:
+            raise ValueError(f"sampling needs at least 1 step, not {options['steps']}")
+        if (rule := options.get("guidance_rule")) is not None:
+            check_rule(rule)
+        if self.model.config.chunk_frames is None and frames > self.defaults.frames:
+            known = self.defaults.frames
+            warnings.warn(f"{frames} frames are more than the {known} this model was trained on", stacklevel=1)
+
     def size_for(self, options: Options) -> Size:
         """(height, width) that a call with these options makes. ValueError, naming the nearest, if it cannot be."""
         known, unit = self.defaults, self._unit
@@ -155,8 +180,7 @@ class SanaVideoPipeline:
     @torch.no_grad()
     def _request(self, prompt: str | Sequence[str], options: Options) -> Request:
         """All videos of a call as one batch; conditions stay on the CPU until their turn comes."""
-        if unknown := options.keys() - Options.__annotations__.keys():
-            raise TypeError(f"unknown options {sorted(unknown)}; there are {', '.join(Options.__annotations__)}")
+        self.check(prompt, **options)
         known, image = self.defaults, options.get("image")
         prompts = self._prompts(prompt, options)
         size = self.size_for(options)
@@ -182,6 +206,10 @@ class SanaVideoPipeline:
     @torch.no_grad()
     def _frames(self, request: Request) -> Iterator[Tensor]:
         for piece in self.autoencoder.decode_stream(clean_latents(self.model, request.to(self._device))):
+            if not bool(torch.isfinite(piece).all()):
+                raise RuntimeError(
+                    "the model made values that are not finite; its weights or the precision are at fault"
+                )
             yield to_uint8(piece)
 
     def _prompts(self, prompt: str | Sequence[str], options: Options) -> list[str]:
@@ -213,8 +241,6 @@ class SanaVideoPipeline:
             raise ValueError(
                 f"a video from an image needs more frames than the image itself; ask for {1 + stride} frames or more"
             )
-        if self.model.config.chunk_frames is None and frames > self.defaults.frames:
-            _LOG.warning("%d frames are more than the %d this model was trained on", frames, self.defaults.frames)
         return latents
 
     def _latent_size(self, size: Size) -> Size:
@@ -229,9 +255,6 @@ class SanaVideoPipeline:
 
     def _null(self, negative_prompt: str, batch: int) -> Condition:
         if negative_prompt or self.null is None:
-            if cut := self.text_encoder.overflow(negative_prompt, instruct=False):
-                limit = self.text_encoder.tokens
-                raise ValueError(f"the negative prompt is {cut} tokens longer than the {limit} it may have; shorten it")
             one = Condition(*self.text_encoder.encode([negative_prompt], instruct=False))
         else:
             one = self.null

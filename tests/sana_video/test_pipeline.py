@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,10 +121,11 @@ def test_pieces_of_a_stream_are_the_video(chunk_frames: int | None) -> None:
     pipe = pipeline(CONFIG.with_(chunk_frames=chunk_frames))
     told: list[int] = []
     pieces, steps = [], []
-    for piece in pipe.stream("a red car", frames=17, on_step=lambda done, of: told.append(done)):
+    pipe = replace(pipe, defaults=pipe.defaults.model_copy(update={"frames": 17}))
+    for piece in pipe.stream("a red car", on_step=lambda done, of: told.append(done)):
         pieces.append(piece)
         steps.append(len(told))
-    assert torch.equal(torch.cat(pieces, dim=1), pipe("a red car", frames=17))
+    assert torch.equal(torch.cat(pieces, dim=1), pipe("a red car"))
     assert (len(set(steps)) > 1) == (chunk_frames is not None)  # a causal model's frames come as they are made
     with pytest.raises(ValueError, match="take 5 or 9"):
         pipe.stream("a red car", frames=7)  # before the first piece is asked for
@@ -173,11 +175,13 @@ def test_sizes_follow_the_image_the_aspect_or_the_model(
     assert pipeline(height=native[0], width=native[1]).size_for(options) == size
 
 
-def test_more_frames_than_trained_on_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    pipeline(CONFIG.with_(chunk_frames=1)).stream("a car", frames=13)
-    assert not caplog.messages
-    pipeline().stream("a car", frames=13)
-    assert caplog.messages == ["13 frames are more than the 9 this model was trained on"]
+def test_more_frames_than_trained_on_is_said() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipeline(CONFIG.with_(chunk_frames=1)).check("a car", frames=13)
+        pipeline().check("a car", frames=9)
+    with pytest.warns(UserWarning, match="13 frames are more than the 9 this model was trained on"):
+        pipeline().check("a car", frames=13)
 
 
 def test_an_autoencoder_without_single_images_makes_videos_from_text_alone() -> None:

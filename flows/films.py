@@ -1,0 +1,88 @@
+"""Films and pictures on disk that say what they are: how one is written, and whether it is there already."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infra.storage import atomic_text, atomic_write
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+INDEX = "index.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video: where it goes, and everything it depends on."""
+
+    out: Path
+    prompt: str
+    seed: int
+    about: dict[str, Any]
+
+
+def made(job: Job) -> bool:
+    """Whether the video is there; ValueError if another one has its place."""
+    if not job.out.is_file():
+        return False
+    there = _told(job.out)
+    differing = sorted(key for key in {*there, *job.about} if there.get(key) != job.about.get(key))
+    if differing:
+        key = differing[0]
+        raise ValueError(
+            f"{job.out} was made with {key} {there.get(key)!r}, not {job.about.get(key)!r}; give another --out folder"
+        )
+    return True
+
+
+def _told(path: Path) -> dict[str, Any]:
+    """What a finished file says of itself."""
+    if path.suffix == ".png":
+        from flows.picture import read_about
+
+        return read_about(path)
+    from sana_video.video.mp4 import read_metadata
+
+    try:
+        told = json.loads(read_metadata(path)["comment"])
+    except (KeyError, ValueError):  # a film of somebody else's
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def write(job: Job, pieces: Iterator[Tensor]) -> None:
+    """Write uint8 pieces (1, f, H, W, 3) as they come: an mp4, or a PNG where there is one frame."""
+    if job.about["frames"] == 1:
+        from flows.picture import png
+
+        atomic_write(job.out, png(next(pieces)[0, 0].numpy(), job.about))
+    else:
+        _write_film(job, pieces)
+
+
+def _write_film(job: Job, pieces: Iterator[Tensor]) -> None:
+    from sana_video.video.mp4 import Mp4Writer
+
+    about = job.about
+    metadata = {
+        "title": job.prompt,
+        "comment": json.dumps(about, ensure_ascii=False, sort_keys=True),
+        "copyright": "; ".join(about["attribution"]),
+    }
+    fps = Fraction(about["fps"]).limit_denominator(1001)
+    told = {key: value for key, value in metadata.items() if value}
+    with Mp4Writer(job.out, (about["height"], about["width"]), fps, told) as film:
+        for piece in pieces:
+            film.add(piece[0].numpy())
+
+
+def write_index(folder: Path, jobs: Sequence[Job]) -> None:
+    """index.json: what there is of the jobs, with the settings of each."""
+    there = [{"file": job.out.name, **job.about} for job in jobs if job.out.is_file()]
+    atomic_text(folder / INDEX, json.dumps(there, indent=1, ensure_ascii=False) + "\n")

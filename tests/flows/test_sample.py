@@ -1,0 +1,217 @@
+"""`sana-video sample` from the command line to the files: every use, and every mistake one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from flows import films
+from flows.cli import app
+
+SIZE = (32, 48)
+DEFAULTS = {"height": 32, "width": 48, "frames": 9, "steps": 2, "guidance": 2.0, "motion_score": 4}
+
+
+def write_release(folder: Path, *, chunk_frames: int | None, **defaults: object) -> Path:
+    """A pipeline's folder with a network of two narrow blocks."""
+    from sana_video.autoencoder.dcae_v import PRESETS, DcaeV
+    from sana_video.config import SanaVideoConfig
+    from sana_video.model import SanaVideo
+
+    config = SanaVideoConfig(
+        in_channels=16, width=24, heads=2, depth=2, text_width=384, text_tokens=24, chunk_frames=chunk_frames
+    )
+    SanaVideo(config).save_pretrained(folder)
+    DcaeV(PRESETS["small"]).save_pretrained(folder / "autoencoder")
+    (folder / "text.json").write_text(json.dumps({"encoder": "minilm", "tokens": 24}))
+    (folder / "sampling.json").write_text(json.dumps({**DEFAULTS, **defaults}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_release(tmp_path_factory.mktemp("both-ways"), chunk_frames=None)
+
+
+@pytest.fixture(scope="module")
+def causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("causal")
+    return write_release(folder, chunk_frames=10, step_list=[1000, 960, 889, 727], motion_score=None)
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not list(tmp_path.rglob(".*.tmp"))
+
+
+def sana(*words: object) -> Result:
+    return CliRunner().invoke(app, ["sample", "--device", "cpu", "--json", *map(str, words)])
+
+
+def made(*words: object) -> dict[str, object]:
+    result = sana(*words)
+    assert result.exit_code == 0, result.output
+    shown: dict[str, object] = json.loads(result.stdout)
+    return shown
+
+
+def refused(said: str, *words: object) -> None:
+    result = sana(*words)
+    assert (result.exit_code, "Traceback" in result.output) == (2, False), result.output
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and said in lines[0], result.stderr
+
+
+def frames_of(path: Path) -> np.ndarray:
+    from sana_video.video.io import iter_frames
+
+    return np.stack([picture.rgb for picture in iter_frames(path)])
+
+
+def test_a_film_of_a_prompt_says_all_that_it_was_made_with(release: Path, tmp_path: Path) -> None:
+    from sana_video.video.mp4 import read_metadata
+    from sana_video.video.probe import probe
+
+    made("--model", release, "--prompt", "a red car", "--out", "a.mp4", "--seed", 3, "--guidance-rule", "apg")
+    told = read_metadata(tmp_path / "a.mp4")
+    about = json.loads(told["comment"])
+    assert told["title"] == "a red car"
+    expected = {"model": release.name, "prompt": "a red car", "seed": 3, "steps": 2, "guidance": 2.0, "fps": 16.0}
+    expected |= {
+        "guidance_rule": "apg",
+        "motion_score": 4,
+        "frames": 9,
+        "height": 32,
+        "width": 48,
+        "precision": "float32",
+    }
+    assert expected.items() <= about.items()
+    assert {"negative_prompt", "flow_shift", "text_encoder", "image", "device"} <= about.keys()
+    assert frames_of(tmp_path / "a.mp4").shape == (9, 32, 48, 3)
+    assert probe(tmp_path / "a.mp4").codec == "h264"
+
+
+def test_a_picture_of_a_prompt(release: Path, tmp_path: Path) -> None:
+    from flows.picture import read_about
+
+    made("--model", release, "--prompt", "a car", "--out", "a.png", "--frames", 1, "--size", "32x32")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (32, 32)
+    assert read_about(tmp_path / "a.png")["frames"] == 1
+    refused("1 frames are written as .png", "--model", release, "--prompt", "x", "--out", "b.mp4", "--frames", 1)
+
+
+def test_a_film_from_an_image_takes_its_aspect(release: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), (10, 200, 30)).save(tmp_path / "first.png")
+    about = made("--model", release, "--prompt", "a car", "--image", "first.png", "--out", "a.mp4")
+    assert (about["height"], about["width"], about["image"]) == (32, 32, "first.png")
+    wide = made("--model", release, "--prompt", "x", "--image", "first.png", "--aspect", "2:1", "--out", "b.mp4")
+    assert wide["width"] > wide["height"]
+
+
+def test_seconds_of_long_video_come_chunk_by_chunk(causal: Path, tmp_path: Path) -> None:
+    about = made("--model", causal, "--prompt", "a car", "--out", "a.mp4", "--seconds", 7.5)
+    assert (about["frames"], about["steps"], about["guidance"]) == (121, [1000, 960, 889, 727], 1.0)
+    assert len(frames_of(tmp_path / "a.mp4")) == 121
+    refused("at most 4093 frames, 256 s", "--model", causal, "--prompt", "x", "--out", "b.mp4", "--seconds", 300)
+    refused("is distilled to the steps", "--model", causal, "--prompt", "x", "--out", "b.mp4", "--steps", 9)
+
+
+def test_longer_than_trained_on_is_one_line(release: Path) -> None:
+    result = sana("--model", release, "--prompt", "a car", "--out", "a.mp4", "--seconds", 1)
+    assert result.exit_code == 0
+    assert result.stderr == "sample: 17 frames are more than the 9 this model was trained on\n"
+
+
+def test_several_videos_go_to_a_folder_that_is_continued(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prompts.txt").write_text("# two\na red car\n\n  two birds  \n")
+    words = ("--model", release, "--prompts", "prompts.txt", "--out", "films", "--videos-per-prompt", 2, "--seed", 7)
+
+    write, count = films.write, []
+
+    def cut_off(*args: object) -> None:
+        count.append(1)
+        if len(count) == 3:
+            raise KeyboardInterrupt
+        write(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(films, "write", cut_off)
+        assert sana(*words).exit_code == 130
+    index = json.loads((tmp_path / "films" / "index.json").read_text())
+    assert [row["file"] for row in index] == ["001-7.mp4", "001-8.mp4"]
+    first = (tmp_path / "films" / "001-7.mp4").stat().st_mtime_ns
+
+    assert made(*words) == {"out": "films", "made": 2, "there already": 2}
+    index = json.loads((tmp_path / "films" / "index.json").read_text())
+    told = [(row["file"], row["prompt"], row["seed"]) for row in index]
+    assert told == [
+        ("001-7.mp4", "a red car", 7),
+        ("001-8.mp4", "a red car", 8),
+        ("002-9.mp4", "two birds", 9),
+        ("002-10.mp4", "two birds", 10),
+    ]
+    assert (tmp_path / "films" / "001-7.mp4").stat().st_mtime_ns == first
+
+    made("--model", release, "--prompt", "two birds", "--out", "alone.mp4", "--seed", 9)
+    assert np.array_equal(frames_of(tmp_path / "alone.mp4"), frames_of(tmp_path / "films" / "002-9.mp4"))
+    refused("001-7.mp4 was made with steps 2, not 1; give another --out folder", *words, "--steps", 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "give one of --prompt and --prompts"),
+        (("--prompt", "x", "--prompts", "none.txt"), "give one of --prompt and --prompts"),
+        (("--prompts", "none.txt"), "none.txt: no such file"),
+        (("--prompts", "empty.txt"), "no prompt in it"),
+        (("--prompts", "bytes.txt"), "not UTF-8 text"),
+        (("--prompt", " "), "the prompt is empty"),
+        (("--prompt", "word " * 40), "tokens too long"),
+        (("--prompt", "x", "--negative-prompt", "word " * 40), "negative prompt is"),
+        (("--prompt", "x", "--frames", "8"), "take 5 or 9"),
+        (("--prompt", "x", "--size", "33x48"), "height 33 is not a multiple of 16; the nearest is 32"),
+        (("--prompt", "x", "--size", "big"), "HEIGHTxWIDTH"),
+        (("--prompt", "x", "--size", "32x48", "--aspect", "1:1"), "leave one out"),
+        (("--prompt", "x", "--aspect", "1"), "expected WIDTH:HEIGHT"),
+        (("--prompt", "x", "--seconds", "0"), "--seconds 0"),
+        (("--prompt", "x", "--image", "none.png"), "none.png: no such file"),
+        (("--prompt", "x", "--image", "empty.txt"), "not a PNG or JPEG"),
+        (("--prompt", "x", "--out", "a.gif"), ".mp4"),
+        (("--prompt", "x", "--videos-per-prompt", "2"), "several videos need a folder"),
+        (("--prompt", "x", "--device", "nosuch"), "--device nosuch: not to be had here"),
+    ],
+)
+def test_a_mistake_is_one_line(release: Path, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    (tmp_path / "empty.txt").write_text("# nothing\n")
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
+    out = () if "--out" in words else ("--out", "folder" if "--prompts" in words else "a.mp4")
+    refused(said, "--model", release, *words, *out)
+    assert not list(tmp_path.glob("a.*"))
+
+
+def test_a_folder_of_another_model_or_with_a_part_missing_is_one_line(release: Path, tmp_path: Path) -> None:
+    words = ("--prompt", "x", "--out", "a.mp4", "--model")
+    other = shutil.copytree(release, tmp_path / "other")
+    (other / "config.json").write_text(json.dumps({"model_type": "gemma2"}))
+    refused("config.json does not describe a SANA-Video model", *words, other)
+    cut = shutil.copytree(release, tmp_path / "cut")
+    weights = cut / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    refused("model.safetensors", *words, cut)
+    gemma = shutil.copytree(release, tmp_path / "gemma")
+    (gemma / "text.json").write_text(json.dumps({"encoder": "gemma-2-2b-it", "tokens": 24, "folder": "gemma"}))
+    refused(str(gemma / "gemma"), *words, gemma)  # beside the pipeline, not in the folder the command runs in
+    (gemma / "text.json").unlink()
+    refused("text.json is missing", *words, gemma)
