@@ -241,22 +241,28 @@ def encode(context: typer.Context, view: View, overrides: Overrides = None, show
 
 
 def _encoders(job: Job, view: ViewParams) -> tuple[Encode, EncodeText]:
-    """The view's autoencoder, once its own gate is green, and the text encoder, which reads a caption once for all.
+    """The view's autoencoder, once the gate on it is green, and the text encoder, which reads a caption once for all.
 
-    Embeddings are kept under runs/text/ by content: another view, or the same one again, finds them there.
+    Both work on the GPU where there is one. A published autoencoder has no gate of ours: `after` is then another
+    verdict, and says nothing of its folder. Embeddings are kept under runs/text/ by content: another view, or the same
+    one again, finds them there.
     """
     import torch
 
+    from data_pipeline.encode import check_view
     from infra.gates import require
     from sana_video.autoencoder import load_autoencoder
     from sana_video.text import TextParams, cached, load_text_encoder
 
     folder = job.root / view.autoencoder
-    require(job.root / "reports" / "gates" / f"{view.after}.json", tables={view.autoencoder: folder})
+    judged = {view.autoencoder: folder} if view.autoencoder.startswith("models/") else {}
+    require(job.root / "reports" / "gates" / f"{view.after}.json", tables=judged)
     text = load_section(job.params_path, "text", TextParams, job.overrides)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     words = cached(load_text_encoder(text, device=device), job.root / "runs" / "text")
-    return load_autoencoder(folder).encode, words.encode
+    autoencoder = load_autoencoder(folder, device=device)
+    check_view(view, autoencoder)
+    return autoencoder.encode_stream, words.encode
 
 
 @app.command()

@@ -20,18 +20,21 @@ from numpy.typing import NDArray
 
 from data_pipeline.params import PixelsParams
 from infra.storage import is_remote, local_copy
+from sana_video.autoencoder import Autoencoder
 from sana_video.data.shards import ShardWriter
 from sana_video.text import with_motion
 from sana_video.video.io import decode_spans
 
 SHARDS_VERSION = 1  # of what a sample holds; equal to `shards` in versions.yaml
-CLIPS_AT_ONCE = 8  # through the autoencoder
+CLIPS_AT_ONCE = 8  # through the autoencoder, of small views;
+PIXELS_AT_ONCE = 2**23  # of large ones, over all frames, so many that a clip of 81 frames at 480x832 goes alone
+FRAMES_AT_ONCE = 16  # turned from bytes to floats
 
 Row = dict[str, Any]
 Pixels = NDArray[np.uint8]
 Tensors = dict[str, torch.Tensor]
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
-Encode = Callable[[torch.Tensor], torch.Tensor]
+Encode = Callable[[Iterable[torch.Tensor]], Iterator[torch.Tensor]]
 EncodeText = Callable[[list[str]], tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -117,12 +120,14 @@ def write_latents(
 ) -> int:
     """Write a latent view to `folder`; returns the number of samples.
 
-    `encode` takes (B, 3, F, H, W) in [-1, 1] to normalised latents (B, C, T, h, w); `encode_text` takes B strings to
+    `encode` takes pieces, along time, of a video (B, 3, F, H, W) in [-1, 1] to pieces of its normalised latents
+    (B, C, T, h, w), so that the floats of a long clip are never there at once; `encode_text` takes B strings to
     (B, L, D) and a mask (B, L).
     """
     source = iter(track(decoded(kept, view, fps, root), len(kept), "clips"))
+    at_once = max(1, min(CLIPS_AT_ONCE, PIXELS_AT_ONCE // (view.frames * view.height * view.width)))
     with ShardWriter(folder, max_bytes) as shards:
-        while batch := list(itertools.islice(source, CLIPS_AT_ONCE)):
+        while batch := list(itertools.islice(source, at_once)):
             clips = [clip for clip, _ in batch]
             for clip, sample in zip(clips, _samples(clips, [p for _, p in batch], encode, encode_text), strict=True):
                 shards.add(clip.clip_id, sample, _bucket(view), clip.subset)
@@ -131,8 +136,7 @@ def write_latents(
 
 @torch.no_grad()
 def _samples(clips: list[Kept], pictures: list[Pixels], encode: Encode, encode_text: EncodeText) -> Iterator[Tensors]:
-    video = torch.from_numpy(np.stack(pictures)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
-    latents = encode(video)
+    latents = torch.cat([piece.cpu() for piece in encode(_pieces(np.stack(pictures)))], dim=2)
     text, mask = encode_text([with_motion(clip.caption, clip.motion) for clip in clips])
     for i, clip in enumerate(clips):
         yield {
@@ -142,6 +146,21 @@ def _samples(clips: list[Kept], pictures: list[Pixels], encode: Encode, encode_t
             "motion": torch.tensor(float(clip.motion)),
             "caption": torch.frombuffer(bytearray(clip.caption.encode()), dtype=torch.uint8),
         }
+
+
+def _pieces(pictures: Pixels) -> Iterator[torch.Tensor]:
+    """uint8 (B, F, H, W, 3) as pieces of a video (B, 3, F, H, W) in [-1, 1]."""
+    for start in range(0, pictures.shape[1], FRAMES_AT_ONCE):
+        frames = torch.from_numpy(pictures[:, start : start + FRAMES_AT_ONCE])
+        yield frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
+
+
+def check_view(view: PixelsParams, autoencoder: Autoencoder) -> None:
+    """ValueError, before any film is opened, if `autoencoder` cannot take clips of this view's size."""
+    autoencoder.latent_frames(view.frames)
+    _, down, across = autoencoder.stride
+    if view.height % down or view.width % across:
+        raise ValueError(f"{view.height}x{view.width} is no multiple of {down}x{across}, the autoencoder's stride")
 
 
 def _bucket(view: PixelsParams) -> str:

@@ -154,10 +154,21 @@ def _weights(release: Release, folder: Path) -> None:
     root, params = release.root, release.params
     for name in ("model.safetensors", "config.json"):
         _copy(root / "models" / params.eval.stage / name, folder / name)
-        _copy(root / params.eval.autoencoder / name, folder / "autoencoder" / name)
+    _autoencoder(root / params.eval.autoencoder, folder / "autoencoder")
     _copy(root / "models" / params.eval.stage / NULL_FILE, folder / NULL_FILE)
     _write_json(folder / "text.json", params.text.model_dump(mode="json", exclude={"folder"}, exclude_none=True))
     _write_json(folder / "sampling.json", _sampling(release).model_dump(mode="json"))
+
+
+def _autoencoder(source: Path, folder: Path) -> None:
+    """Our own layout file by file; a published one, as it was fetched, in our layout."""
+    from sana_video.autoencoder import load_autoencoder
+
+    if (source / "diffusion_pytorch_model.safetensors").is_file() or (source / "vae").is_dir():
+        load_autoencoder(source).save_pretrained(folder)
+        return
+    for name in ("model.safetensors", "config.json"):
+        _copy(source / name, folder / name)
 
 
 def _sampling(release: Release) -> SamplingDefaults:

@@ -13,12 +13,13 @@ from typing import Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from data_pipeline.params import DataParams
+from data_pipeline.params import DataParams, ViewParams
 from eval.params import EvalParams, ReleaseParams
 from infra.registry import is_name
 from infra.settings import load_yaml, override, validate
 from infra.tracking import TrackingParams
-from sana_video.autoencoder import AutoencoderParams
+from sana_video.autoencoder import PUBLISHED, AutoencoderParams, Shape
+from sana_video.config import PRESETS as MODELS
 from sana_video.config import ModelParams
 from sana_video.text import TextParams
 from sana_video.train.config import StageParams, TrainParams
@@ -149,13 +150,33 @@ def _autoencoder_mistakes(params: Params, folder: str) -> Iterator[str]:
 
 
 def _size_mistakes(params: Params) -> Iterator[str]:
-    """Only of what our own autoencoder reads: a folder of other weights states its stride in its own config."""
+    """Of what our own autoencoder or a published one reads; any other folder states its stride in its own config."""
     stride = AUTOENCODER_STRIDE[params.autoencoder.preset]
     sizes = {"pixels": params.data.pixels}
     sizes |= {f"views.{name}": view for name, view in params.data.views.items() if _stage_of(view.autoencoder)}
     for name, size in sizes.items():
         if size.height % stride or size.width % stride:
             yield f"data.{name}: {size.height}x{size.width} is not a multiple of {stride}, the autoencoder's stride"
+    for name, view in params.data.views.items():
+        if (shape := _published(view.autoencoder)) is not None:
+            yield from (f"data.views.{name}: {text}" for text in _published_mistakes(params, view, shape))
+
+
+def _published(folder: str) -> Shape | None:
+    """What is known of the weights in `folder` from their published name, whether or not they lie there yet."""
+    return next((PUBLISHED[part] for part in Path(folder).parts if part in PUBLISHED), None)
+
+
+def _published_mistakes(params: Params, view: ViewParams, shape: Shape) -> Iterator[str]:
+    network = MODELS[params.model.preset]
+    if (taken := network["in_channels"]) != shape.channels:
+        yield f"{shape.kind} latents have {shape.channels} channels, {params.model.preset} takes {taken}"
+    if view.frames % shape.stride[0] != 1:
+        yield f"{view.frames} frames are not {shape.stride[0]}k+1, the rule of {shape.kind}"
+    patch = network.get("patch_size", (1, 1, 1))[1]
+    unit = shape.stride[1] * patch
+    if view.height % unit or view.width % unit:
+        yield f"{view.height}x{view.width} is not a multiple of {unit}, the stride of {shape.kind} times the patch"
 
 
 def _eval_mistakes(params: Params) -> Iterator[str]:

@@ -95,10 +95,13 @@ def load_autoencoder(
 ) -> Autoencoder:
     """The autoencoder in `folder`: ours (config.json with `kind`, model.safetensors) or a VAE folder of diffusers.
 
+    A folder that was fetched, which has such a one as its `vae`, is read too.
     dtype: None for the one it is published in (Wan fp32, LTX-2 as in its file, DCAE-V fp32). Raises MissingWeights
     where a published autoencoder belongs and is not, FileNotFoundError if another file is missing, ValueError if the
     folder holds another kind of model, damaged weights or a pickle in their place.
     """
+    if not (folder / "config.json").is_file() and (folder / "vae" / "config.json").is_file():
+        folder = folder / "vae"
     kind = _kind(folder)
     if kind in {shape.kind for shape in PUBLISHED.values()}:
         _expect_weights(folder, kind)

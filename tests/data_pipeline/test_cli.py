@@ -7,13 +7,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from diffusers import AutoencoderKLWan
 from typer.testing import CliRunner
 
 from data_pipeline.cli import app
@@ -84,6 +85,7 @@ def test_the_way_from_films_to_a_gated_view_and_a_report(project: Path) -> None:
     assert (project / "reports/data/report.html").read_text() == page
     latents_repeat_caption_and_motion(project)
     captions_are_read_once(project)
+    a_published_autoencoder_is_taken_as_it_was_fetched(project)
     refuses_what_the_gate_has_not_seen(project)
 
 
@@ -99,10 +101,11 @@ def latents_repeat_caption_and_motion(project: Path) -> None:
         said.extend(prompts)
         return torch.ones(len(prompts), 8, 3), torch.ones(len(prompts), 8, dtype=torch.bool)
 
-    def encode(video: torch.Tensor) -> torch.Tensor:
+    def encode(pieces: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        video = torch.cat(list(pieces), dim=2)
         assert video.shape[1:] == (3, 5, 32, 48)
         assert -1.0 <= float(video.min()) < 0 < float(video.max()) <= 1.0
-        return video[:, :, ::4, ::16, ::16]
+        yield from (video[:, :, ::16, ::16, ::16], video[:, :, 4::4, ::16, ::16])
 
     folder = project / "data/shards/test"
     assert write_latents(folder, kept, view, 16, 1 << 20, project, encode, encode_text, lambda i, n, _: i) == len(kept)
@@ -135,6 +138,22 @@ def captions_are_read_once(project: Path) -> None:
     assert texts == {path: path.stat().st_mtime_ns for path in kept.rglob("*.safetensors")}
     assert 0 < len(texts) <= read_index(shards / "low").num_rows
     assert digest(shards / "low") == first
+
+
+def a_published_autoencoder_is_taken_as_it_was_fetched(project: Path) -> None:
+    """A folder of diffusers, which no gate of ours has judged: the view comes after the data alone."""
+    changes = ["--set", "data.views.low.autoencoder=weights/wan2.1-vae", "--set", "data.views.low.after=data"]
+    code, said = sana(project, "encode", "--view", "low", *changes)
+    assert (code, "wan2.1-vae" in said) == (2, True), said
+    torch.manual_seed(0)
+    AutoencoderKLWan(base_dim=4, num_res_blocks=1).save_pretrained(project / "weights" / "wan2.1-vae" / "vae")
+    code, said = sana(project, "encode", "--view", "low", *changes)
+    assert code == 0, said
+    with ShardReader(project / "data/shards/low") as reader:
+        latents = reader.sample(0)["latents"]
+    assert latents.shape == (16, 2, 4, 6) and bool(latents.isfinite().all())
+    code, said = sana(project, "encode", "--view", "low", *changes, "--set", "data.views.low.height=36")
+    assert (code, "36x48 is no multiple of 8x8" in said) == (2, True), said
 
 
 def refuses_what_the_gate_has_not_seen(project: Path) -> None:
