@@ -1,12 +1,12 @@
 """LTX-2's autoencoder (F32T8C128), diffusers' weights streamed exactly in both directions.
 
 The encoder is causal; the decoder is not: each of its convolutions reads one frame ahead, 22 latents over the whole
-published decoder. diffusers bounds memory by decoding windows in time that it blends (`use_framewise_decoding`, which
-the published pipeline sets to windows of 96 frames every 64), and so approximately. Here a layer is instead a generator
-from pieces to pieces: a convolution holds the last two frames that it read and gives an output once the frame after it
-has come, repeating the edge only where the video begins and ends, and a shortcut waits for the branch it is added to.
-So nothing is computed twice, no window blends into another, memory does not grow with the video, and stream and whole
-are equal; the first pixels come once 22 latents are read.
+published decoder. diffusers bounds memory by decoding windows in time that it blends (`use_framewise_decoding`: 16
+frames every 8 unless told otherwise, 96 every 64 in SANA-Video's 720p pipeline), and so approximately. Here a layer is
+instead a generator from pieces to pieces: a convolution holds the last two frames that it read and gives an output once
+the frame after it has come, repeating the edge only where the video begins and ends, and a shortcut waits for the
+branch it is added to. So nothing is computed twice, no window blends into another, memory does not grow with the video,
+and stream and whole are equal; the first pixels come once 22 more latents are read.
 
 The layers' order and arithmetic are diffusers' (models/autoencoders/autoencoder_kl_ltx2.py), whose modules hold the
 weights; the tests hold the two together.
@@ -68,7 +68,7 @@ class Ltx2(Published):
 
     def _pixels(self, pieces: Iterable[Tensor]) -> Pieces:
         decoder, causal = self.vae.decoder, self.vae.decoder.is_causal
-        latents = (self._ready(latent) for latent in regroup(pieces, 1))
+        latents = (self._ready(_reflecting(latent)) for latent in regroup(pieces, 1))
         x = _residuals(decoder.mid_block, _convolved(decoder.conv_in, latents, causal=causal), causal=causal)
         for block in decoder.up_blocks:
             if block.conv_in is not None:
@@ -116,6 +116,13 @@ def _convolved(layer: Any, pieces: Pieces, *, causal: bool) -> Pieces:
             yield layer.conv(x)
     if held is not None and not causal:
         yield layer.conv(torch.cat([held, held[:, :, -1:]], dim=2))
+
+
+def _reflecting(latent: Tensor) -> Tensor:
+    if min(latent.shape[3:]) < 2:
+        h, w = latent.shape[3:]
+        raise ValueError(f"LTX-2 continues a picture by its mirror image, which takes 2 latents a side, not {h}x{w}")
+    return latent
 
 
 def _residuals(block: Any, pieces: Pieces, *, causal: bool) -> Pieces:

@@ -239,6 +239,9 @@ def test_what_does_not_fit_is_named_with_the_nearest(model: Published, video: Te
         list(model.encode_stream([torch.zeros(1, 3, 1, unit, 2 * unit + 1)]))
     with pytest.raises(ValueError, match="latent channels; these have 7"):
         model.decode(torch.zeros(1, 7, 1, 2, 2))
+    if model.kind == "ltx2":
+        with pytest.raises(ValueError, match="2 latents a side, not 1x4"):
+            model.decode(torch.zeros(1, model.latent_channels, 1, 1, 4))
 
 
 def test_a_folder_comes_back(model: Published, video: Tensor, latents: Tensor, tmp_path: Path) -> None:
@@ -256,6 +259,8 @@ def test_a_folder_of_diffusers_is_read(vae: Any, video: Tensor, latents: Tensor,
     torch.testing.assert_close(load_autoencoder(tmp_path).encode(video), latents)
     low = load_autoencoder(tmp_path, dtype=torch.bfloat16)
     assert isinstance(low, Published) and {p.dtype for p in low.parameters()} == {torch.bfloat16}
+    vae.save_pretrained(tmp_path / "fetched" / "vae")
+    torch.testing.assert_close(load_autoencoder(tmp_path / "fetched").encode(video), latents)
 
 
 def test_ltx2_keeps_the_dtype_of_its_file_and_wan_is_fp32(tmp_path: Path) -> None:
