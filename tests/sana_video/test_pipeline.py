@@ -6,6 +6,7 @@ import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -262,6 +263,36 @@ def test_a_step_list_takes_the_place_of_steps_and_guidance() -> None:
     assert told == [6] * 6
     with pytest.raises(ValueError, match="step_list is for a chunk-causal model"):
         pipeline(step_list=(1000, 889))
+
+
+def test_long_video_follows_algorithm_1() -> None:
+    """Chunks of 10, the first with the remainder; 4 steps each, then one pass at time 0 that writes the state."""
+    causal = CONFIG.with_(chunk_frames=10)
+    pipe = pipeline(causal, step_list=(1000, 960, 889, 727), frames=4 * 32 + 1)  # 33 latent frames: 13 + 10 + 10
+    seen: list[tuple[int, int, float]] = []
+    run = pipe.model._run
+
+    def watched(*inputs: Any, **options: Any) -> Any:
+        latents, timestep, _, _, chunks, state = inputs
+        assert tuple(chunks) == (0,)
+        seen.append((state.frames if state else 0, latents.shape[2], float(timestep)))
+        return run(*inputs, **options)
+
+    pipe.model._run = watched  # type: ignore[method-assign]
+    assert pipe("a car").shape[1] == 129
+    steps = (1000.0, 960.0, 889.0, 727.0, 0.0)
+    expected = [(start, frames, t) for start, frames in ((0, 13), (13, 10), (23, 10)) for t in steps]
+    assert seen == expected[:-1]  # after the last chunk there is nothing to remember for
+    with pytest.raises(ValueError, match="without guidance; leave both options out"):
+        pipe("a car", guidance=3.0)
+
+
+def test_values_that_are_not_finite_are_no_video() -> None:
+    pipe = pipeline()
+    with torch.no_grad():
+        pipe.model.final.linear.weight.fill_(float("nan"))
+    with pytest.raises(RuntimeError, match="not finite"):
+        pipe("a car")
 
 
 @pytest.mark.parametrize(
