@@ -3,7 +3,8 @@
 Our own network after the published facts of DC-AE (arXiv 2410.10733) and its video form F32T4C32 (SANA-Video, arXiv
 2509.24695, 720p): space and time are folded into channels, and every change of resolution carries a shortcut without
 weights, the mean over channel groups on the way down and their repetition on the way up, so that the convolutions learn
-a residual to a plain box filter. That is what lets a latent be this small and training still start well.
+a residual to a plain box filter. That is what lets a latent be this small and training still start well. Shapes stand
+in config.py; one of them, `inflated`, holds the weights of a published image DC-AE (inflate.py).
 
 Time. A clip has 4k+1 frames. The first frame is shown four times and becomes a latent of its own; every further latent
 holds four frames. Latents are grouped in chunks: the first alone, then `chunk` at a time. A convolution sees the whole
@@ -11,7 +12,11 @@ of its chunk and the last frame before it, never anything after it, so that the 
 with one remembered frame per convolution (`Memory`). So, and tested: an image is a one-frame clip; a prefix that ends
 with a chunk has the prefix of the latents; memory does not grow with the length of the video. Where there
 is no neighbour in time (the ends of a chunk, the start of a video) the edge frame is repeated, not zero: a still film
-is then exactly its image, repeated, and no brightness step marks the chunks.
+is then exactly its image, repeated, and no brightness step marks the chunks. Without `first_frame_alone` a clip has 4k
+frames and starts with a full chunk, as the published DCAE-V does.
+
+Space. `tile` runs squares of the frame one after the other, each with a memory of its own, so that what is computed at
+once depends on the square and not on the film's size.
 """
 
 from __future__ import annotations
@@ -233,7 +238,8 @@ class DcaeV(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: Path) -> Self:
         """Read what `save_pretrained` wrote. ValueError or FileNotFoundError name what is wrong with the folder."""
-        model = cls(DcaeVConfig.model_validate_json((folder / "config.json").read_bytes()))
+        with torch.device("meta"):  # random weights would be drawn only to be replaced
+            model = cls(DcaeVConfig.model_validate_json((folder / "config.json").read_bytes()))
         weights.load_into(model, folder / weights.FILE_NAME)
         return model.eval()
 

@@ -44,7 +44,7 @@ class LinearAttention(nn.Module):
         qkv = self.qkv(x)
         qkv = torch.cat([qkv, *(scale(qkv) for scale in self.scales)], dim=1)
         q, k, v = rearrange(qkv.float(), "n (a e d) h w -> e n a d (h w)", e=3, d=self.head_width)
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast("cuda" if x.is_cuda else "cpu", enabled=False):  # has no meta device
             attended = linear_attention(F.relu(q), F.relu(k), v)
         heads = rearrange(attended, "n a d (h w) -> n (a d) h w", h=x.shape[2])
         normed: Tensor = self.norm(self.out(heads.to(x.dtype)))

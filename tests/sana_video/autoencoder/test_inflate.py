@@ -1,7 +1,8 @@
 """Inflation: one frame through DCAE-V is one image through diffusers' AutoencoderDC; every published key has a place.
 
 Tolerance: both compute in fp32, but a 3-D kernel's sums run over three taps (two of them zero) and in another order,
-and attention is written as one formula where diffusers has two; 2e-5 of the largest value is a few hundred roundings.
+and attention is written as one formula where diffusers has two; 5e-6 of the largest value is some forty roundings, and
+six times what is seen.
 """
 
 import json
@@ -102,7 +103,7 @@ def film() -> Tensor:
 
 
 def _close(ours: Tensor, theirs: Tensor) -> None:
-    torch.testing.assert_close(ours, theirs, atol=2e-5 * float(theirs.abs().max()), rtol=0)
+    torch.testing.assert_close(ours, theirs, atol=5e-6 * float(theirs.abs().max()), rtol=0)
 
 
 @torch.no_grad()
