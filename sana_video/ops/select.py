@@ -42,7 +42,7 @@ def describe() -> str:
     return _reason(torch.cuda.current_device())[1]
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _capable(index: int | None) -> bool:
     return _logged(torch.cuda.current_device() if index is None else index)
 

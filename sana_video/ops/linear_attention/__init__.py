@@ -1,5 +1,37 @@
-"""ReLU linear attention with rotary positions: both ways, chunk-causal, and continued from a running state."""
+"""ReLU linear attention with rotary positions: both ways, chunk-causal, and continued from a running state.
 
-from sana_video.ops.linear_attention.naive import LinearState, linear_attention
+`naive` is the definition. `triton` computes the like for bf16 on Hopper, with a backward of its own.
+"""
 
-__all__ = ["LinearState", "linear_attention"]
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from sana_video.ops import select
+from sana_video.ops.linear_attention import naive
+from sana_video.ops.linear_attention.naive import LinearState, linear_attention, rms_norm
+from sana_video.rope import Rotary
+
+__all__ = ["LinearState", "linear_attention", "normed_linear_attention", "rms_norm"]
+
+
+def normed_linear_attention(
+    qkv: Tensor,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    rotary: Rotary,
+    *,
+    heads: int,
+    norm_eps: float,
+    eps: float,
+    starts: Sequence[int] = (0,),
+    state: LinearState | None = None,
+) -> tuple[Tensor, LinearState]:
+    """`naive.normed_linear_attention`, by kernels where they run and fit."""
+    attend = naive.normed_linear_attention
+    if select.kernels_for(qkv):
+        from sana_video.ops.linear_attention import triton
+
+        if triton.fits(qkv, heads, eps):
+            attend = triton.normed_linear_attention
+    return attend(qkv, q_weight, k_weight, rotary, heads=heads, norm_eps=norm_eps, eps=eps, starts=starts, state=state)

@@ -2,7 +2,8 @@
 
 All read the merged qkv (B, N, 3D) where it lies. Two adjacent bf16 channels are one int32, so that a rotary pair is
 unpacked by a shift and a mask instead of a shuffle. Inside, features stand as [even | odd]: each half is padded from
-HALF to HALF_PAD, values from HEAD to HEAD_PAD (powers of two; 112 = 2 x 56 -> 128). Angles are float16 pairs in one int32.
+HALF to HALF_PAD, values from HEAD to HEAD_PAD (powers of two; 112 = 2 x 56 -> 128). Angles are
+float16 pairs in one int32.
 
 A program takes one head and every STRIDE-th tile of tokens of one chunk: (low, high, first tile, stride, chunk) in
 `parts`. All programs then walk the video together, and rows, tables and DRAM pages are shared while they are in cache.
@@ -31,9 +32,8 @@ def to_bf16(x):
 def operand(x):
     """A bf16 tensor as tl.dot takes it."""
     if INTERPRETED:
-        return x.to(tl.float32)
-    else:
-        return x
+        x = x.to(tl.float32)
+    return x
 
 
 @triton.jit
@@ -62,6 +62,18 @@ def rotate(even, odd, cos, sin):
 
 
 @triton.jit
+def fold(x, ROWS: tl.constexpr, TILE: tl.constexpr, HALF_PAD: tl.constexpr):
+    """Add a tile's rows up to ROWS sums; with as many as the warps hold side by side, no thread waits for another."""
+    return tl.sum(tl.reshape(x, (TILE // ROWS, ROWS, HALF_PAD)), 0)
+
+
+@triton.jit
+def fold_mma(x, TILE: tl.constexpr, HALF_PAD: tl.constexpr):
+    """The like for what a matrix product left in registers, where a thread holds rows r and r + 8 of each 16."""
+    return tl.sum(tl.reshape(x, (TILE // 16, 2, 8, HALF_PAD)), 1)
+
+
+@triton.jit
 def part_of(parts, part):
     at = parts + part * 5
     return tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3), tl.load(at + 4)
@@ -84,14 +96,14 @@ def store_halves(base, even, odd, HEAD: tl.constexpr, HALF_PAD: tl.constexpr):
 
 @triton.jit
 def load_matrix(base, HALF_PAD: tl.constexpr, HEAD_PAD: tl.constexpr):
-    """The even and odd halves (HALF_PAD, HEAD_PAD) of a padded state."""
-    at = tl.arange(0, HALF_PAD)[:, None] * HEAD_PAD + tl.arange(0, HEAD_PAD)[None, :]
+    """The even and odd features (HEAD_PAD, HALF_PAD) of a padded state: values by features."""
+    at = tl.arange(0, HEAD_PAD)[:, None] * HALF_PAD + tl.arange(0, HALF_PAD)[None, :]
     return operand(tl.load(base + at)), operand(tl.load(base + HALF_PAD * HEAD_PAD + at))
 
 
 @triton.jit
 def store_matrix(base, even, odd, HALF_PAD: tl.constexpr, HEAD_PAD: tl.constexpr):
-    at = tl.arange(0, HALF_PAD)[:, None] * HEAD_PAD + tl.arange(0, HEAD_PAD)[None, :]
+    at = tl.arange(0, HEAD_PAD)[:, None] * HALF_PAD + tl.arange(0, HALF_PAD)[None, :]
     tl.store(base + at, even)
     tl.store(base + HALF_PAD * HEAD_PAD + at, odd)
 
@@ -119,7 +131,7 @@ def key_norm_kernel(
 def state_kernel(
     qkv, qkv_pairs, k_weight, table, inverse, parts, partial_kv, partial_k, N,
     HEADS: tl.constexpr, HEAD: tl.constexpr, HALF_PAD: tl.constexpr, HEAD_PAD: tl.constexpr, TILE: tl.constexpr,
-    STAGES: tl.constexpr,
+    STAGES: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """One part's sums of Rφ(k) vᵀ and of φ(k). Grid: (heads, parts, batch)."""
     head, part, batch = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
@@ -130,10 +142,10 @@ def state_kernel(
     keys = qkv_pairs + batch * N * (3 * D // 2) + (D // 2 + head * HALF) + i
     values = qkv + batch * N * (3 * D) + 2 * D + head * HEAD + e
     w_even, w_odd = load_halves(k_weight + head * HEAD, HEAD, HALF_PAD)
-    kv_even = tl.zeros((HALF_PAD, HEAD_PAD), tl.float32)
-    kv_odd = tl.zeros((HALF_PAD, HEAD_PAD), tl.float32)
-    k_even = tl.zeros((HALF_PAD,), tl.float32)
-    k_odd = tl.zeros((HALF_PAD,), tl.float32)
+    kv_even = tl.zeros((HEAD_PAD, HALF_PAD), tl.float32)
+    kv_odd = tl.zeros((HEAD_PAD, HALF_PAD), tl.float32)
+    k_even = tl.zeros((ROWS, HALF_PAD), tl.float32)
+    k_odd = tl.zeros((ROWS, HALF_PAD), tl.float32)
     for start in tl.range(low + first * TILE, high, stride * TILE, num_stages=STAGES):
         n = start + tl.arange(0, TILE)
         inside = n[:, None] < high
@@ -143,14 +155,14 @@ def state_kernel(
         cos, sin = angles(tl.load(table + n[:, None] * HALF + i, mask=inside & (i < HALF), other=0))
         even = tl.maximum(raw_even * w_even[None, :], 0.0) * scale
         odd = tl.maximum(raw_odd * w_odd[None, :], 0.0) * scale
-        k_even += tl.sum(even, 0)
-        k_odd += tl.sum(odd, 0)
+        k_even += fold(even, ROWS, TILE, HALF_PAD)
+        k_odd += fold(odd, ROWS, TILE, HALF_PAD)
         turned_even, turned_odd = rotate(even, odd, cos, sin)
-        kv_even = tl.dot(tl.trans(operand(to_bf16(turned_even))), v, kv_even)
-        kv_odd = tl.dot(tl.trans(operand(to_bf16(turned_odd))), v, kv_odd)
+        kv_even = tl.dot(tl.trans(v), operand(to_bf16(turned_even)), kv_even)
+        kv_odd = tl.dot(tl.trans(v), operand(to_bf16(turned_odd)), kv_odd)
     at = (batch * HEADS + head) * tl.num_programs(1) + part
     store_matrix(partial_kv + at * (2 * HALF_PAD * HEAD_PAD), kv_even, kv_odd, HALF_PAD, HEAD_PAD)
-    store_halves(partial_k + at * HEAD, k_even, k_odd, HEAD, HALF_PAD)
+    store_halves(partial_k + at * HEAD, tl.sum(k_even, 0), tl.sum(k_odd, 0), HEAD, HALF_PAD)
 
 
 @triton.jit
@@ -159,21 +171,22 @@ def reduce_kernel(
     GIVEN: tl.constexpr, REVERSE: tl.constexpr, HEAD: tl.constexpr, HALF_PAD: tl.constexpr, HEAD_PAD: tl.constexpr,
     ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Running sums of partial states over chunks, in a fixed order. Grid: (2 HALF_PAD / ROWS, batch x heads).
+    """Running sums of partial states over chunks, in a fixed order.
 
     From `start` (zero unless GIVEN) on, stores the sum after each chunk, padded and in bf16 for the kernels, and the
     last sum in the natural order of channels, float32. REVERSE goes from the last chunk to the first: for gradients.
+    Grid: (2 HEAD_PAD / ROWS, batch x heads); ROWS divides HEAD_PAD.
     """
     block, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     row = block * ROWS + tl.arange(0, ROWS)
-    feature = 2 * (row % HALF_PAD) + row // HALF_PAD
-    e = tl.arange(0, HEAD_PAD)[None, :]
-    padded = row[:, None] * HEAD_PAD + e
-    natural = head * (HEAD * HEAD) + e * HEAD + feature[:, None]
+    column = tl.arange(0, HALF_PAD)
+    e, feature = row % HEAD_PAD, 2 * column + block * ROWS // HEAD_PAD
+    padded = row[:, None] * HALF_PAD + column[None, :]
+    natural = head * (HEAD * HEAD) + e[:, None] * HEAD + feature[None, :]
     kept = feature < HEAD
-    both_kept = kept[:, None] & (e < HEAD)
-    kv = tl.zeros((ROWS, HEAD_PAD), tl.float32)
-    k = tl.zeros((ROWS,), tl.float32)
+    both_kept = (e < HEAD)[:, None] & kept[None, :]
+    kv = tl.zeros((ROWS, HALF_PAD), tl.float32)
+    k = tl.zeros((HALF_PAD,), tl.float32)
     if GIVEN:
         kv += tl.load(start_kv + natural, mask=both_kept, other=0.0)
         k += tl.load(start_k + head * HEAD + feature, mask=kept, other=0.0)
@@ -194,7 +207,7 @@ def reduce_kernel(
 def apply_kernel(
     qkv_pairs, q_weight, table, parts, chunk_kv, chunk_k, out, N, CHUNKS, eps,
     HEADS: tl.constexpr, HEAD: tl.constexpr, HALF_PAD: tl.constexpr, HEAD_PAD: tl.constexpr, TILE: tl.constexpr,
-    STAGES: tl.constexpr,
+    STAGES: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """out = S Rφ(q) / (z·φ(q) + eps) for one part's tokens. Grid: (heads, parts, batch)."""
     head, part, batch = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
@@ -216,7 +229,7 @@ def apply_kernel(
         even, odd = tl.maximum(raw_even * w_even[None, :], 0.0), tl.maximum(raw_odd * w_odd[None, :], 0.0)
         denominator = tl.sum(even * k_even[None, :] + odd * k_odd[None, :], 1) + eps
         turned_even, turned_odd = rotate(even, odd, cos, sin)
-        mixed = tl.dot(operand(to_bf16(turned_even)), kv_even)
-        mixed = tl.dot(operand(to_bf16(turned_odd)), kv_odd, mixed)
-        mixed = to_bf16(mixed / denominator[:, None])
+        mixed = tl.dot(kv_even, tl.trans(operand(to_bf16(turned_even))))
+        mixed = tl.dot(kv_odd, tl.trans(operand(to_bf16(turned_odd))), mixed)
+        mixed = to_bf16(tl.trans(mixed) * (1.0 / denominator)[:, None])
         tl.store(outputs + n[:, None] * D, mixed, mask=inside & (e < HEAD))

@@ -76,7 +76,8 @@ def normed_linear_attention(
     """All that stands between the qkv projection and the output projection of self-attention.
 
     qkv: (B, N, 3D), queries, keys and values side by side; q_weight, k_weight: (D,) of the RMSNorms, which see the full
-    width before the heads are split; the rest as for `linear_attention`. Returns (B, N, D) in qkv's dtype, and the state.
+    width before the heads are split; the rest as for `linear_attention`. Returns (B, N, D) in qkv's dtype, and the
+    state.
     """
     q, k, v = qkv.chunk(3, dim=-1)
     q, k = rms_norm(q, q_weight, norm_eps), rms_norm(k, k_weight, norm_eps)

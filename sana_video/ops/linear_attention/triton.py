@@ -1,23 +1,23 @@
 """`normed_linear_attention` on Hopper: four kernels forward, five backward, as torch operators with autograd.
 
 Forward reads keys twice (their norm needs the full row before any head can start), values and queries once, and writes
-the output once: 5 of the 4 passes that are the floor. The RMSNorm of the queries is never computed: a positive factor
-per token leaves a ratio as it is, and only `eps` would see it, so `fits` admits no eps large enough to matter.
+the output once: five passes over a third of qkv, where four are the floor. The queries' RMSNorm is never computed: a
+positive factor per token leaves a ratio as it is; only `eps` would see it, and `fits` admits none that is felt.
 Backward recomputes elementwise work only; it keeps qkv, the output, 1/rms of the keys and the sums of each chunk.
 No atomics: partial sums are added in a fixed order, so results repeat bit by bit.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
+import triton  # type: ignore[import-untyped]
 from torch import Tensor
 
-import triton  # type: ignore[import-untyped]
 from sana_video.ops.linear_attention import kernels, kernels_backward
 from sana_video.ops.linear_attention.naive import LinearState
 from sana_video.rope import Rotary, pack
@@ -38,12 +38,12 @@ class Launch:
 
 TUNED = {
     "key_norm": Launch(tile=8, warps=4, stages=1, programs=0),
-    "state": Launch(tile=64, warps=4, stages=2, programs=2),
+    "state": Launch(tile=32, warps=4, stages=3, programs=2),
     "reduce": Launch(tile=8, warps=4, stages=1, programs=0),
-    "apply": Launch(tile=64, warps=4, stages=2, programs=2),
-    "query_backward": Launch(tile=64, warps=8, stages=2, programs=1),
-    "value_backward": Launch(tile=64, warps=4, stages=2, programs=2),
-    "key_backward": Launch(tile=64, warps=8, stages=2, programs=1),
+    "apply": Launch(tile=64, warps=8, stages=2, programs=3),
+    "query_backward": Launch(tile=32, warps=8, stages=2, programs=1),
+    "value_backward": Launch(tile=32, warps=4, stages=2, programs=3),
+    "key_backward": Launch(tile=32, warps=8, stages=2, programs=2),
 }
 _launches = dict(TUNED)
 
@@ -110,7 +110,7 @@ def forward(
     qkv, q_weight, k_weight, table = (x.contiguous() for x in (qkv, q_weight, k_weight, table))
     out = qkv.new_empty(case.B, case.N, case.D)
     inverse = qkv.new_empty(case.B, case.N, dtype=torch.float32)
-    with torch.cuda.device_of(qkv):
+    with _device(qkv):
         case.key_norm(qkv, inverse, norm_eps)
         parts = case.partition("state")
         partial_kv, partial_k = case.partials(parts, qkv)
@@ -145,19 +145,20 @@ def backward(
     grad_out, qkv, q_weight, k_weight, table = (x.contiguous() for x in (grad_out, qkv, q_weight, k_weight, table))
     grad_qkv = torch.empty_like(qkv)
     pairs, grad_pairs, end = case.pairs(qkv), case.pairs(grad_qkv), (case.N, len(starts))
-    with torch.cuda.device_of(qkv):
+    with _device(qkv):
         parts = case.partition("query_backward")
         partial_kv, partial_k = case.partials(parts, qkv)
         q_partial = torch.empty_like(partial_k)
-        operands = (pairs, q_weight, table, parts.table, chunk_kv, chunk_k, out, grad_out, grad_pairs)
-        results = (partial_kv, partial_k, q_partial, *end, eps)
-        case.launch(kernels_backward.query_backward_kernel, "query_backward", parts, *operands, *results)
+        sums = (partial_kv, partial_k, q_partial, *end, eps)
+        inputs = (pairs, q_weight, table, parts.table, chunk_kv, chunk_k, out, grad_out, grad_pairs)
+        case.launch(kernels_backward.query_backward_kernel, "query_backward", parts, *inputs, *sums)
         past_kv, past_k, chunk_kv, chunk_k = case.reduce(parts, partial_kv, partial_k, grad_kv, grad_k, reverse=True)
 
         parts = case.partition("value_backward")
         shares = qkv.new_empty(case.B, heads, case.N, dtype=torch.float32)
-        operands = (qkv, pairs, k_weight, table, inverse, parts.table, chunk_kv, chunk_k, grad_qkv, shares)
-        case.launch(kernels_backward.value_backward_kernel, "value_backward", parts, *operands, *end)
+        common = (qkv, pairs, k_weight, table, inverse)
+        results = (parts.table, chunk_kv, chunk_k, grad_qkv, shares, *end)
+        case.launch(kernels_backward.value_backward_kernel, "value_backward", parts, *common, *results)
 
         parts = case.partition("key_backward")
         k_partial = case.partials(parts, qkv, matrices=False)[1]
@@ -181,13 +182,14 @@ def _(
     past_k: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     B, N, D = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    E, half, wide = D // heads, *_padded(D // heads)
+    E = int(D // heads)
+    half, wide = _padded(E)
     return (
         qkv.new_empty(B, N, D),
         qkv.new_empty(B, heads, E, E, dtype=torch.float32),
         qkv.new_empty(B, heads, E, dtype=torch.float32),
         qkv.new_empty(B, N, dtype=torch.float32),
-        qkv.new_empty(B, heads, len(starts), 2 * half, wide),
+        qkv.new_empty(B, heads, len(starts), 2 * wide, half),
         qkv.new_empty(B, heads, len(starts), E, dtype=torch.float32),
     )
 
@@ -258,6 +260,11 @@ def _padded(head: int) -> tuple[int, int]:
     return max(16, triton.next_power_of_2(head // 2)), triton.next_power_of_2(head)
 
 
+def _device(x: Tensor) -> AbstractContextManager[None]:
+    """Triton launches on the current device: make it that of `x`."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
 @cache
 def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
@@ -286,7 +293,7 @@ class Case:
     def partials(self, parts: Parts, like: Tensor, *, matrices: bool = True) -> tuple[Tensor, Tensor]:
         """Room for each part's padded matrix and its vector."""
         shape = (self.B, self.heads, len(parts.table))
-        matrix = like.new_empty(*shape, 2 * self.half, self.wide, dtype=torch.float32) if matrices else like
+        matrix = like.new_empty(*shape, 2 * self.wide, self.half, dtype=torch.float32) if matrices else like
         return matrix, like.new_empty(*shape, self.head, dtype=torch.float32)
 
     def launch(self, kernel: Any, name: str, parts: Parts, *operands: Any) -> None:
@@ -299,6 +306,7 @@ class Case:
             HEAD_PAD=self.wide,
             TILE=how.tile,
             STAGES=how.stages,
+            ROWS=min(how.tile, 2 * how.warps),
             num_warps=how.warps,
         )
 
@@ -318,12 +326,12 @@ class Case:
         how, chunks, shape = _launches["reduce"], len(self.starts), (self.B, self.heads)
         end_kv = k.new_empty(*shape, self.head, self.head)
         end_k = k.new_empty(*shape, self.head)
-        chunk_kv = k.new_empty(*shape, chunks, 2 * self.half, self.wide, dtype=torch.bfloat16)
+        chunk_kv = k.new_empty(*shape, chunks, 2 * self.wide, self.half, dtype=torch.bfloat16)
         chunk_k = k.new_empty(*shape, chunks, self.head)
         given = start_kv is not None or start_k is not None
         start_kv = torch.zeros_like(end_kv) if start_kv is None else start_kv.contiguous()
         start_k = torch.zeros_like(end_k) if start_k is None else start_k.contiguous()
-        kernels.reduce_kernel[(2 * self.half // how.tile, self.B * self.heads)](
+        kernels.reduce_kernel[(2 * self.wide // how.tile, self.B * self.heads)](
             kv, k, parts.first, start_kv, start_k, chunk_kv, chunk_k, end_kv, end_k, len(parts.table), chunks,
             GIVEN=given, REVERSE=reverse, HEAD=self.head, HALF_PAD=self.half, HEAD_PAD=self.wide, ROWS=how.tile,
             num_warps=how.warps,
