@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import string
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,6 +60,39 @@ def test_every_part_finds_its_place(
     assert sorted(p.name for p in (ours / "text_encoder").iterdir()) == ["config.json", "model.safetensors", "t.json"]
     assert SamplingDefaults.load(ours / "sampling.json").flow_shift == 7.0
     convert_pipeline(pipeline, ours)  # over itself
+
+
+def put_gemma(folder: Path) -> None:
+    """A tiny random text encoder and its tokenizer, as a diffusers pipeline keeps them: in two folders."""
+    from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
+
+    words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *string.printable.replace(" ", "▁")]
+    vocab = {word: i for i, word in enumerate(dict.fromkeys(words))}
+    GemmaTokenizer(vocab=vocab, merges=[], add_bos_token=True).save_pretrained(folder / "tokenizer")
+    config = Gemma2Config(
+        vocab_size=len(vocab),
+        hidden_size=12,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=8,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=2,
+    )
+    Gemma2Model(config).save_pretrained(folder / "text_encoder")
+
+
+def test_the_converted_folder_makes_a_video(pipeline: Path, tmp_path: Path) -> None:
+    from sana_video.pipeline import SanaVideoPipeline
+
+    for part in ("text_encoder", "tokenizer"):
+        shutil.rmtree(pipeline / part)
+    put_gemma(pipeline)
+    convert_pipeline(pipeline, tmp_path / "ours")
+    made = SanaVideoPipeline.from_pretrained(tmp_path / "ours")("a boat", frames=5, height=32, width=48, steps=2)
+    assert (made.dtype, tuple(made.shape)) == (torch.uint8, (1, 5, 32, 48, 3))
 
 
 def test_the_published_settings_follow_the_size() -> None:
