@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from typer.testing import CliRunner
 
 from data_pipeline import tables
@@ -116,6 +117,33 @@ def test_the_folder_is_whole_and_its_bytes_repeat(project: Path) -> None:
     assert torch.equal(weights.load(release / weights.NULL_FILE)["text"], NULL)
     text = TextParams.model_validate_json((release / "text.json").read_text())
     assert text == parameters.load(project / "params.yaml").text
+
+
+def test_a_published_autoencoder_is_released_in_our_layout(project: Path) -> None:
+    """No stage trained it: as diffusers keeps it, it is read, and the release holds one that loads by itself."""
+    from diffusers import AutoencoderKLWan
+
+    from sana_video.autoencoder import load_autoencoder
+
+    place = "weights/wan2.1-vae"
+    document = yaml.safe_load((project / "params.yaml").read_text())
+    del document["train"]["stages"]["autoencoder"]
+    for name, stage in document["train"]["stages"].items():
+        stage |= {"autoencoder": place} | ({"after": "shards-high"} if name == "t2i" else {})
+    for view in document["data"]["views"].values():
+        view |= {"autoencoder": place, "after": "data"}
+    document["eval"]["autoencoder"] = place
+    (project / "params.yaml").write_text(yaml.safe_dump(document))
+    AutoencoderKLWan(base_dim=4, num_res_blocks=1).save_pretrained(project / place / "vae")
+    summary = json.loads((project / "reports" / "eval" / "summary.json").read_text())
+    summary["digests"] = {name: digest(project / name) for name in ("models/causal", place)}
+    (project / "reports" / "eval" / "summary.json").write_text(json.dumps(summary))
+    for boundary in ("eval", "release"):
+        verdict(project, boundary)
+    pack(project)
+    assert json.loads((project / "release" / "autoencoder" / "config.json").read_text())["kind"] == "wan2.1"
+    assert load_autoencoder(project / "release" / "autoencoder").stride == (4, 8, 8)
+    assert "small DCAE-V" not in (project / "release" / "README.md").read_text()
 
 
 def test_a_red_or_stale_verdict_refuses(project: Path) -> None:
