@@ -21,11 +21,12 @@ PICKLES = (".bin", ".pth", ".pt", ".ckpt")
 
 
 class AutoencoderParams(BaseModel):
-    """`autoencoder` in params.yaml: small (F16T4C16, for two CPU cores) or full (DCAE-V F32T4C32)."""
+    """`autoencoder` in params.yaml: small (F16T4C16, for two CPU cores), full (DCAE-V F32T4C32) or inflated (F32T4C32
+    that holds a published image DC-AE)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    preset: Literal["small", "full"]
+    preset: Literal["small", "full", "inflated"]
 
 
 class Shape(NamedTuple):

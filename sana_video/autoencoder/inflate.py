@@ -13,7 +13,8 @@ begin a video autoencoder at an image one, as DCAE-V did. Ours is how it is done
 - A batch norm becomes part of the convolution before it, as it is in use anyway.
 
 So one frame gives what the image model gives, and a film the mean of its frames' latents, t at a time: both tested.
-dc-ae-f32c32-sana has 312,250,275 weights, and our `inflated` preset, which holds them, 794,175,523.
+dc-ae-f32c32-sana has 312,250,275 weights, and our `inflated` preset, which holds them, 794,175,523: three taps for one,
+and the new stage. `from_image(folder).save_pretrained(start)` makes what a training stage of that preset may start at.
 """
 
 from __future__ import annotations
