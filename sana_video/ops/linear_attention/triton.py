@@ -329,8 +329,11 @@ class Case:
         chunk_kv = k.new_empty(*shape, chunks, 2 * self.wide, self.half, dtype=torch.bfloat16)
         chunk_k = k.new_empty(*shape, chunks, self.head)
         given = start_kv is not None or start_k is not None
-        start_kv = torch.zeros_like(end_kv) if start_kv is None else start_kv.contiguous()
-        start_k = torch.zeros_like(end_k) if start_k is None else start_k.contiguous()
+        if given:
+            start_kv = torch.zeros_like(end_kv) if start_kv is None else start_kv.contiguous()
+            start_k = torch.zeros_like(end_k) if start_k is None else start_k.contiguous()
+        else:
+            start_kv, start_k = end_kv, end_k  # not read
         kernels.reduce_kernel[(2 * self.wide // how.tile, self.B * self.heads)](
             kv, k, parts.first, start_kv, start_k, chunk_kv, chunk_k, end_kv, end_k, len(parts.table), chunks,
             GIVEN=given, REVERSE=reverse, HEAD=self.head, HALF_PAD=self.half, HEAD_PAD=self.wide, ROWS=how.tile,
