@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sana_video import weights
 from sana_video.config import SanaVideoConfig
-from sana_video.layers import Block, BlockState, FinalLayer, TextEmbedding, TimestepEmbedding
+from sana_video.layers import Block, BlockState, FinalLayer, RMSNorm, TextEmbedding, TimestepEmbedding
 from sana_video.rope import rotary_tables
 from sana_video.weights.checkpoints import load_diffusers
 from sana_video.weights.diffusers import transformer_folder
@@ -203,6 +203,8 @@ def _init_module(name: str, module: nn.Module, generator: torch.Generator) -> No
         nn.init.xavier_uniform_(module.weight.flatten(1), generator=generator)
     elif isinstance(module, nn.Conv2d):
         nn.init.kaiming_uniform_(module.weight, a=5**0.5, generator=generator)
+    elif isinstance(module, RMSNorm):
+        nn.init.ones_(module.weight)
     elif isinstance(module, Block | FinalLayer):
         nn.init.normal_(module.table, std=module.table.shape[1] ** -0.5, generator=generator)
     if isinstance(module, nn.Conv2d) and name.endswith("ffn.temporal"):

@@ -46,6 +46,12 @@ def test_fresh_weights_follow_the_seed_and_the_temporal_convolution_starts_at_ze
     assert torch.allclose(first["text_embed.norm.weight"], torch.tensor(0.01))
 
 
+def test_drawing_weights_anew_leaves_none_of_the_old() -> None:
+    model, fresh = shaken(SMALL), SanaVideo(SMALL, seed=3).state_dict()
+    model.init_weights(3)
+    assert all(torch.equal(weight, fresh[name]) for name, weight in model.state_dict().items())
+
+
 def test_every_weight_learns() -> None:
     model = shaken(SMALL)
     model(*inputs(SMALL)).square().mean().backward()
