@@ -25,27 +25,37 @@ from sana_video.ops.modulate import triton as modulate
 T, H, W, D, M = 21, 30, 52, 2240, 6720
 
 FORWARD = [
-    Strip(rows, channels, warps, along, sigmoid, registers)
-    for along, sigmoid in (("w", "exp"), ("w", "tanh"), ("h", "exp"), ("h", "tanh"))
-    for rows, channels, warps, registers in ((4, 64, 1, None), (5, 64, 1, None), (6, 64, 1, 168))
-] + [
-    Strip(4, 128, 1, "w", "tanh", 255),
-    Strip(3, 128, 1, "w", "tanh", 200),
-    Strip(5, 128, 2, "w", "tanh"),
-    Strip(5, 64, 1, "w", "tanh", 104),
-    Strip(10, 32, 1, "w", "tanh", 128),
-    Strip(8, 64, 1, "h", "tanh", 200),
+    *(
+        Strip(rows, 64, 1, along, sigmoid, registers)
+        for along in ("w", "h")
+        for sigmoid in ("exp", "tanh")
+        for rows, registers in ((4, 128), (5, None), (6, None))
+    ),
+    Strip(4, 64, 1, "h", "tanh", 168),
+    Strip(5, 64, 1, "w", "tanh", 144),
+    Strip(4, 128, 1, "h", "tanh"),
+    Strip(3, 128, 1, "w", "tanh"),
+    Strip(4, 128, 2, "h", "tanh", 128),
+    Strip(4, 256, 4, "h", "tanh", 128),
+    Strip(10, 32, 1, "w", "tanh", 144),
+    Strip(8, 64, 1, "h", "tanh"),
 ]
 GRADIENT = [
-    Strip(rows, 64, 1, along, sigmoid, registers)
-    for along, sigmoid in (("w", "exp"), ("w", "tanh"))
-    for rows, registers in ((2, 168), (3, None), (5, 255))
-] + [Strip(3, 64, 1, "w", "tanh", 168), Strip(5, 32, 1, "w", "tanh"), Strip(4, 64, 1, "h", "tanh")]
+    *(
+        Strip(rows, 64, 1, "w", sigmoid, registers)
+        for sigmoid in ("exp", "tanh")
+        for rows, registers in ((2, 168), (3, None), (5, None))
+    ),
+    Strip(5, 32, 1, "w", "tanh"),
+    Strip(4, 64, 1, "h", "tanh"),
+]
 TRANSPOSED = [
-    Strip(rows, channels, 1, along, sigmoid)
-    for along, sigmoid in (("w", "exp"), ("w", "tanh"))
-    for rows, channels in ((5, 64), (6, 64), (3, 128), (5, 128))
-] + [Strip(10, 64, 1, "w", "tanh"), Strip(4, 128, 1, "h", "tanh")]
+    *(Strip(rows, channels, 1, "w", "exp") for rows, channels in ((5, 64), (6, 64), (3, 128), (5, 128))),
+    Strip(5, 128, 1, "w", "tanh"),
+    Strip(10, 64, 1, "w", "tanh"),
+    Strip(4, 128, 1, "h", "exp"),
+    Strip(4, 128, 1, "h", "tanh"),
+]
 
 
 def normal(*shape: int, std: float = 1.0, seed: int = 0) -> Tensor:
@@ -82,9 +92,9 @@ def forward(bandwidth: float, sweep: bool) -> dict[str, Any]:
         "eager, channels-last": lambda: naive.gated_depthwise(x, weight, bias),
         "compiled, channels-last": lambda: compiled(x, weight, bias),
         "ours": lambda: triton.forward(x, weight, bias),
-        "ours, tanh": lambda: triton.forward(x, weight, bias, Strip(5, 64, sigmoid="tanh")),
+        "ours, tanh": lambda: triton.forward(x, weight, bias, Strip(4, 64, sigmoid="tanh")),
     }
-    errors = {name: checked(runs[name], reference, 5e-3) for name in list(runs)[1:]}
+    errors = {name: checked(runs[name], reference, 1e-2) for name in list(runs)[1:]}
     if sweep:
         runs |= {str(cut): (lambda cut=cut: triton.forward(x, weight, bias, cut)) for cut in FORWARD}
     took = milliseconds(runs)

@@ -34,7 +34,7 @@ class Strip:
     registers: int | None = None  # most per thread, where the compiler's own choice lets too few warps live
 
 
-FORWARD = Strip(rows=5, channels=64)
+FORWARD = Strip(rows=4, channels=64, registers=128)
 GRADIENT = Strip(rows=3, channels=64)
 TRANSPOSED = Strip(rows=5, channels=64)
 
@@ -123,6 +123,21 @@ def _load_taps(ptr, j, mask, width, SLIDE_TAP: tl.constexpr, CROSS_TAP: tl.const
 
 
 @triton.jit
+def _store_line(ptr, line, first, limit, stride, mask, ROWS: tl.constexpr):
+    for r in tl.static_range(ROWS):
+        at = first + r
+        tl.store(ptr + at * stride, line[r].to(ptr.dtype.element_ty), mask=mask & (at < limit))
+
+
+@triton.jit
+def _gated(value, gate, ROWS: tl.constexpr, SIGMOID: tl.constexpr):
+    line = ()
+    for r in tl.static_range(ROWS):
+        line = line + (value[r] * _silu(gate[r], SIGMOID),)
+    return line
+
+
+@triton.jit
 def _forward_kernel(
     x_ptr,
     weight_ptr,
@@ -157,32 +172,39 @@ def _forward_kernel(
     g1 = _load_taps(weight_ptr + M + ch, 1, mask, 2 * M, SLIDE_TAP, CROSS_TAP)
     g2 = _load_taps(weight_ptr + M + ch, 2, mask, 2 * M, SLIDE_TAP, CROSS_TAP)
 
-    ending_value, started_value = _filled(bias_value, ROWS), _filled(bias_value, ROWS)
-    ending_gate, started_gate = _filled(bias_gate, ROWS), _filled(bias_gate, ROWS)
+    biases_value, biases_gate = _filled(bias_value, ROWS), _filled(bias_gate, ROWS)
+    value = _load_line(value_ptr, first - 1, cross, cross_pixels * 2 * M, mask, ROWS + 2)
+    gate = _load_line(gate_ptr, first - 1, cross, cross_pixels * 2 * M, mask, ROWS + 2)
+    step = slide_pixels * 2 * M
+    value_ptr += tl.where(slide > 1, step, 0)
+    gate_ptr += tl.where(slide > 1, step, 0)
     next_value = _load_line(value_ptr, first - 1, cross, cross_pixels * 2 * M, mask, ROWS + 2)
     next_gate = _load_line(gate_ptr, first - 1, cross, cross_pixels * 2 * M, mask, ROWS + 2)
-    for p in range(slide + 1):
+    value = _silu_line(value, ROWS + 2, SIGMOID)
+    gate = _silu_line(gate, ROWS + 2, SIGMOID)
+    ending_value, started_value = _add_taps(biases_value, value, v1, ROWS), _add_taps(biases_value, value, v0, ROWS)
+    ending_gate, started_gate = _add_taps(biases_gate, gate, g1, ROWS), _add_taps(biases_gate, gate, g0, ROWS)
+    for p in range(1, slide):
         value, gate = next_value, next_gate
-        value_ptr += slide_pixels * 2 * M
-        gate_ptr += slide_pixels * 2 * M
-        inside = mask & (p + 1 < slide)
-        next_value = _load_line(value_ptr, first - 1, cross, cross_pixels * 2 * M, inside, ROWS + 2)
-        next_gate = _load_line(gate_ptr, first - 1, cross, cross_pixels * 2 * M, inside, ROWS + 2)
+        further = tl.where(p + 1 < slide, step, 0)  # the last line is loaded twice: no mask inside the loop
+        value_ptr += further
+        gate_ptr += further
+        next_value = _load_line(value_ptr, first - 1, cross, cross_pixels * 2 * M, mask, ROWS + 2)
+        next_gate = _load_line(gate_ptr, first - 1, cross, cross_pixels * 2 * M, mask, ROWS + 2)
 
         value = _silu_line(value, ROWS + 2, SIGMOID)
         gate = _silu_line(gate, ROWS + 2, SIGMOID)
         done_value = _add_taps(ending_value, value, v2, ROWS)
         done_gate = _add_taps(ending_gate, gate, g2, ROWS)
+        y = _gated(done_value, done_gate, ROWS, SIGMOID)
+        _store_line(y_ptr, y, first, cross, cross_pixels * M, mask, ROWS)
+        y_ptr += slide_pixels * M
         ending_value = _add_taps(started_value, value, v1, ROWS)
         ending_gate = _add_taps(started_gate, gate, g1, ROWS)
-        started_value = _add_taps(_filled(bias_value, ROWS), value, v0, ROWS)
-        started_gate = _add_taps(_filled(bias_gate, ROWS), gate, g0, ROWS)
-
-        out_ptr = y_ptr + (p - 1) * slide_pixels * M
-        for r in tl.static_range(ROWS):
-            y = done_value[r] * _silu(done_gate[r], SIGMOID)
-            keep = mask & (p > 0) & (first + r < cross)
-            tl.store(out_ptr + (first + r) * cross_pixels * M, y.to(y_ptr.dtype.element_ty), mask=keep)
+        started_value = _add_taps(biases_value, value, v0, ROWS)
+        started_gate = _add_taps(biases_gate, gate, g0, ROWS)
+    y = _gated(ending_value, ending_gate, ROWS, SIGMOID)
+    _store_line(y_ptr, y, first, cross, cross_pixels * M, mask, ROWS)
 
 
 @triton.jit
@@ -194,6 +216,25 @@ def _add_products(sums, gradient, line, ROWS: tl.constexpr):
         b += gradient[r] * line[r + 1]
         c += gradient[r] * line[r + 2]
     return (a, b, c)
+
+
+@triton.jit
+def _add_line(total, line, ROWS: tl.constexpr):
+    for r in tl.static_range(ROWS):
+        total += line[r]
+    return total
+
+
+@triton.jit
+def _through_gate(value, gate, dy, ROWS: tl.constexpr, SIGMOID: tl.constexpr):
+    """Gradients of value and gate from that of value · SiLU(gate)."""
+    d_value, d_gate = (), ()
+    for r in tl.static_range(ROWS):
+        share = dy[r].to(tl.float32)
+        open_ = _sigmoid(gate[r], SIGMOID)
+        d_value = d_value + (share * gate[r] * open_,)
+        d_gate = d_gate + (share * value[r] * open_ * (1.0 + gate[r] * (1.0 - open_)),)
+    return d_value, d_gate
 
 
 @triton.jit
@@ -248,18 +289,16 @@ def _gradient_kernel(
     d_bias_value, d_bias_gate = zero, zero
 
     before_value, before_gate = _filled(zero, ROWS + 2), _filled(zero, ROWS + 2)
-    raw_value = _load_line(value_ptr, first - 1, cross, cross_pixels * 2 * M, mask, ROWS + 2)
-    raw_gate = _load_line(gate_ptr, first - 1, cross, cross_pixels * 2 * M, mask, ROWS + 2)
-    here_value = _silu_line(raw_value, ROWS + 2, SIGMOID)
-    here_gate = _silu_line(raw_gate, ROWS + 2, SIGMOID)
+    stride, step = cross_pixels * 2 * M, slide_pixels * 2 * M
+    here_value = _silu_line(_load_line(value_ptr, first - 1, cross, stride, mask, ROWS + 2), ROWS + 2, SIGMOID)
+    here_gate = _silu_line(_load_line(gate_ptr, first - 1, cross, stride, mask, ROWS + 2), ROWS + 2, SIGMOID)
     for p in range(slide):
-        value_ptr += slide_pixels * 2 * M
-        gate_ptr += slide_pixels * 2 * M
+        value_ptr += step
+        gate_ptr += step
         inside = mask & (p + 1 < slide)
-        raw_value = _load_line(value_ptr, first - 1, cross, cross_pixels * 2 * M, inside, ROWS + 2)
-        raw_gate = _load_line(gate_ptr, first - 1, cross, cross_pixels * 2 * M, inside, ROWS + 2)
+        raw_value = _load_line(value_ptr, first - 1, cross, stride, inside, ROWS + 2)
+        raw_gate = _load_line(gate_ptr, first - 1, cross, stride, inside, ROWS + 2)
         dy = _load_line(dy_ptr + p * slide_pixels * M, first, cross, cross_pixels * M, mask, ROWS)
-
         conv_value = _add_taps(_filled(bias_value, ROWS), before_value, v0, ROWS)
         conv_gate = _add_taps(_filled(bias_gate, ROWS), before_gate, g0, ROWS)
         conv_value = _add_taps(conv_value, here_value, v1, ROWS)
@@ -268,27 +307,13 @@ def _gradient_kernel(
         after_gate = _silu_line(raw_gate, ROWS + 2, SIGMOID)
         conv_value = _add_taps(conv_value, after_value, v2, ROWS)
         conv_gate = _add_taps(conv_gate, after_gate, g2, ROWS)
-
-        d_value, d_gate = (), ()
-        for r in tl.static_range(ROWS):
-            share = dy[r].to(tl.float32)
-            open_ = _sigmoid(conv_gate[r], SIGMOID)
-            d_value = d_value + (share * conv_gate[r] * open_,)
-            d_gate = d_gate + (share * conv_value[r] * open_ * (1.0 + conv_gate[r] * (1.0 - open_)),)
-        out_ptr = dc_ptr + p * slide_pixels * 2 * M
-        for r in tl.static_range(ROWS):
-            keep = mask & (first + r < cross)
-            at = out_ptr + (first + r) * cross_pixels * 2 * M
-            tl.store(at, d_value[r].to(dc_ptr.dtype.element_ty), mask=keep)
-            tl.store(at + M, d_gate[r].to(dc_ptr.dtype.element_ty), mask=keep)
-            d_bias_value += d_value[r]
-            d_bias_gate += d_gate[r]
-        dv0 = _add_products(dv0, d_value, before_value, ROWS)
-        dg0 = _add_products(dg0, d_gate, before_gate, ROWS)
-        dv1 = _add_products(dv1, d_value, here_value, ROWS)
-        dg1 = _add_products(dg1, d_gate, here_gate, ROWS)
-        dv2 = _add_products(dv2, d_value, after_value, ROWS)
-        dg2 = _add_products(dg2, d_gate, after_gate, ROWS)
+        d_value, d_gate = _through_gate(conv_value, conv_gate, dy, ROWS, SIGMOID)
+        _store_line(dc_ptr + p * step, d_value, first, cross, stride, mask, ROWS)
+        _store_line(dc_ptr + p * step + M, d_gate, first, cross, stride, mask, ROWS)
+        d_bias_value, d_bias_gate = _add_line(d_bias_value, d_value, ROWS), _add_line(d_bias_gate, d_gate, ROWS)
+        dv0, dg0 = _add_products(dv0, d_value, before_value, ROWS), _add_products(dg0, d_gate, before_gate, ROWS)
+        dv1, dg1 = _add_products(dv1, d_value, here_value, ROWS), _add_products(dg1, d_gate, here_gate, ROWS)
+        dv2, dg2 = _add_products(dv2, d_value, after_value, ROWS), _add_products(dg2, d_gate, after_gate, ROWS)
         before_value, before_gate = here_value, here_gate
         here_value, here_gate = after_value, after_gate
 
@@ -300,6 +325,16 @@ def _gradient_kernel(
     _store_taps(partial_ptr + M, dg2, 2, mask, 2 * M, SLIDE_TAP, CROSS_TAP)
     tl.store(partial_ptr + 18 * M, d_bias_value, mask=mask)
     tl.store(partial_ptr + 19 * M, d_bias_gate, mask=mask)
+
+
+@triton.jit
+def _through_silu(gradient, x, ROWS: tl.constexpr, SIGMOID: tl.constexpr):
+    line = ()
+    for r in tl.static_range(ROWS):
+        wide = x[r].to(tl.float32)
+        open_ = _sigmoid(wide, SIGMOID)
+        line = line + (gradient[r] * open_ * (1.0 + wide * (1.0 - open_)),)
+    return line
 
 
 @triton.jit
@@ -333,25 +368,24 @@ def _transposed_kernel(
     w2 = _load_taps(weight_ptr + 8 * channels + ch, 2, mask, channels, -SLIDE_TAP, -CROSS_TAP)
 
     zeros = _filled(tl.zeros([CHANNELS], tl.float32), ROWS)
-    ending, started = zeros, zeros
-    step = slide_pixels * channels
-    next_line = _load_line(dc_ptr, first - 1, cross, cross_pixels * channels, mask, ROWS + 2)
-    for p in range(slide + 1):
+    stride, step = cross_pixels * channels, slide_pixels * channels
+    line = _wide_line(_load_line(dc_ptr, first - 1, cross, stride, mask, ROWS + 2), ROWS + 2)
+    dc_ptr += tl.where(slide > 1, step, 0)
+    next_line = _load_line(dc_ptr, first - 1, cross, stride, mask, ROWS + 2)
+    ending, started = _add_taps(zeros, line, w1, ROWS), _add_taps(zeros, line, w0, ROWS)
+    for p in range(1, slide):
         line = _wide_line(next_line, ROWS + 2)
-        dc_ptr += step
-        inside = mask & (p + 1 < slide)
-        next_line = _load_line(dc_ptr, first - 1, cross, cross_pixels * channels, inside, ROWS + 2)
-        x = _load_line(x_ptr + (p - 1) * step, first, cross, cross_pixels * channels, mask & (p > 0), ROWS)
+        dc_ptr += tl.where(p + 1 < slide, step, 0)
+        next_line = _load_line(dc_ptr, first - 1, cross, stride, mask, ROWS + 2)
+        x = _load_line(x_ptr, first, cross, stride, mask, ROWS)
         done = _add_taps(ending, line, w2, ROWS)
+        _store_line(dx_ptr, _through_silu(done, x, ROWS, SIGMOID), first, cross, stride, mask, ROWS)
         ending = _add_taps(started, line, w1, ROWS)
         started = _add_taps(zeros, line, w0, ROWS)
-        for r in tl.static_range(ROWS):
-            wide = x[r].to(tl.float32)
-            open_ = _sigmoid(wide, SIGMOID)
-            dx = done[r] * open_ * (1.0 + wide * (1.0 - open_))
-            keep = mask & (p > 0) & (first + r < cross)
-            at = dx_ptr + (p - 1) * step + (first + r) * cross_pixels * channels
-            tl.store(at, dx.to(dx_ptr.dtype.element_ty), mask=keep)
+        x_ptr += step
+        dx_ptr += step
+    x = _load_line(x_ptr, first, cross, stride, mask, ROWS)
+    _store_line(dx_ptr, _through_silu(ending, x, ROWS, SIGMOID), first, cross, stride, mask, ROWS)
 
 
 def fits(x: Tensor) -> bool:

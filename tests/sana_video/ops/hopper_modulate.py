@@ -1,4 +1,4 @@
-"""Assemble the kernels of norms and gated sums as launched at width 2240; a few spilled words are all that is allowed."""
+"""Assemble the kernels of norms and gated sums as launched at width 2240; only a few words may be spilled."""
 
 from hopper import compile_for_hopper
 
