@@ -9,10 +9,10 @@ from torch import Tensor
 
 from sana_video.ops import select
 from sana_video.ops.linear_attention import naive
-from sana_video.ops.linear_attention.naive import LinearState, linear_attention, rms_norm
+from sana_video.ops.linear_attention.naive import LinearState, linear_attention
 from sana_video.rope import Rotary
 
-__all__ = ["LinearState", "linear_attention", "normed_linear_attention", "rms_norm"]
+__all__ = ["LinearState", "linear_attention", "normed_linear_attention"]
 
 
 def normed_linear_attention(

@@ -18,6 +18,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from sana_video.ops.modulate.naive import rms_norm
 from sana_video.rope import Rotary, rotate
 
 
@@ -84,13 +85,6 @@ def normed_linear_attention(
     q, k, v = (rearrange(x, "b n (a e) -> b n a e", a=heads) for x in (q, k, v))
     out, after = linear_attention(q, k, v, rotary, eps=eps, starts=starts, state=state)
     return rearrange(out, "b n a e -> b n (a e)"), after
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / rms(x) · weight over the last axis, statistics in float32."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    inverse_rms = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
-    return (wide * inverse_rms).to(x.dtype) * weight
 
 
 def _empty_state(k: Tensor) -> LinearState:

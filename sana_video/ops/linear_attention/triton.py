@@ -40,7 +40,7 @@ TUNED = {
     "key_norm": Launch(tile=8, warps=4, stages=1, programs=0),
     "state": Launch(tile=32, warps=4, stages=3, programs=2),
     "reduce": Launch(tile=8, warps=4, stages=1, programs=0),
-    "apply": Launch(tile=64, warps=8, stages=2, programs=3),
+    "apply": Launch(tile=64, warps=8, stages=3, programs=2),
     "query_backward": Launch(tile=32, warps=8, stages=2, programs=1),
     "value_backward": Launch(tile=32, warps=4, stages=2, programs=3),
     "key_backward": Launch(tile=32, warps=8, stages=2, programs=2),
@@ -213,7 +213,8 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     B, E = qkv.shape[0], qkv.shape[2] // 3 // heads
     states = chunk_k.new_empty(B, heads, E, E), chunk_k.new_empty(B, heads, E)
-    return torch.empty_like(qkv), torch.empty_like(q_weight), torch.empty_like(k_weight), *states
+    D = qkv.shape[2] // 3
+    return qkv.new_empty(qkv.shape), q_weight.new_empty(D), k_weight.new_empty(D), *states
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
