@@ -3,11 +3,12 @@
 Tokens keep their frames apart: x is (B, T, S, D) with S = H·W of the token grid, so that a modulation per frame
 (B, T, 1, D) and one per sample (B, 1, 1, D) are the same broadcast. Every layer that looks along time takes what it
 remembers of earlier chunks and gives back what it remembers now; no memory means the start of a video.
+
+What stands between the matrix products comes from `ops`: definitions in plain torch, or kernels on a Hopper GPU.
 """
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from sana_video.ops.linear_attention import LinearState, linear_attention
+from sana_video.ops.linear_attention import LinearState, normed_linear_attention
+from sana_video.ops.mix_ffn import mix_ffn
+from sana_video.ops.modulate import gated_add, gated_add_modulate, modulate, rms_norm
 from sana_video.rope import Rotary
 
 NORM_EPS = 1e-6  # LayerNorm of the blocks and the last layer
@@ -28,7 +31,7 @@ class BlockState(NamedTuple):
 
     sum_kv: Tensor  # (B, A, E, E)
     sum_k: Tensor  # (B, A, E)
-    last_u: Tensor  # (B, D, 1, S): features of the last frame before the temporal convolution
+    last_u: Tensor  # (B, 1, S, D): features of the last frame before the temporal convolution
 
 
 class Modulation(NamedTuple):
@@ -48,9 +51,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        inverse_rms = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
-        return (wide * inverse_rms).to(x.dtype) * self.weight
+        return rms_norm(x, self.weight, self.eps)
 
 
 class TimestepEmbedding(nn.Module):
@@ -105,10 +106,18 @@ class SelfAttention(nn.Module):
         self, x: Tensor, rotary: Rotary, starts: Sequence[int], state: LinearState | None
     ) -> tuple[Tensor, LinearState]:
         """x (B, N, D); `starts`: first token of each chunk. Returns (B, N, D) and the sums after all N tokens."""
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        q, k, v = (rearrange(y, "b n (a e) -> b n a e", a=self.heads) for y in (self.q_norm(q), self.k_norm(k), v))
-        mixed, after = linear_attention(q, k, v, rotary, eps=self.eps, starts=starts, state=state)
-        return self.out(rearrange(mixed, "b n a e -> b n (a e)")), after
+        mixed, after = normed_linear_attention(
+            self.qkv(x),
+            self.q_norm.weight,
+            self.k_norm.weight,
+            rotary,
+            heads=self.heads,
+            norm_eps=RMS_EPS,
+            eps=self.eps,
+            starts=starts,
+            state=state,
+        )
+        return self.out(mixed), after
 
 
 class CrossAttention(nn.Module):
@@ -151,23 +160,22 @@ class MixFFN(nn.Module):
 
     def forward(
         self, x: Tensor, height: int, chunk_index: Sequence[int], last_u: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """x (B, T, H·W, D); `chunk_index`: first frame of each chunk. Returns the like and the new `last_u`."""
-        B = x.shape[0]
-        hidden = self.depth(F.silu(self.expand(rearrange(x, "b t (h w) d -> (b t) d h w", h=height))))
-        value, gate = hidden.chunk(2, dim=1)
-        u = rearrange(self.project(value * F.silu(gate)), "(b t) d h w -> b d t (h w)", b=B)
-        mixed = u + self._along_time(u, chunk_index, last_u)
-        return rearrange(mixed, "b d t s -> b t s d"), u[:, :, -1:].clone()  # a view would keep every frame alive
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, T, H·W, D); `chunk_index`: first frame of each chunk.
 
-    def _along_time(self, u: Tensor, chunk_index: Sequence[int], last_u: Tensor | None) -> Tensor:
-        nothing = torch.zeros_like(u[:, :, :1])
-        left = nothing if last_u is None else last_u
-        outputs = []
-        for low, high in pairwise((*chunk_index, u.shape[2])):
-            outputs.append(self.temporal(torch.cat([left, u[:, :, low:high], nothing], dim=2)))
-            left = u[:, :, high - 1 : high]
-        return torch.cat(outputs, dim=2)
+        Returns u, what its neighbours in time add to it (the branch is the sum of the two), and the new `last_u`.
+        """
+        u, along_time = mix_ffn(
+            x,
+            height,
+            _weight_and_bias(self.expand),
+            _weight_and_bias(self.depth),
+            self.project.weight,
+            self.temporal.weight,
+            chunk_index,
+            last_u,
+        )
+        return u, along_time, u[:, -1:].clone()  # a view would keep every frame alive
 
 
 class Block(nn.Module):
@@ -194,18 +202,19 @@ class Block(nn.Module):
     ) -> tuple[Tensor, BlockState]:
         """x (B, T, S, D), modulation (B, T or 1, 6, D), text (B, L, D). Returns x and the state after these frames."""
         T, S = x.shape[1:3]
-        attn_mod, ffn_mod = self._modulations(modulation)
+        attn, ffn = self._modulations(modulation)
 
-        tokens = rearrange(modulate(x, attn_mod), "b t s d -> b (t s) d")
+        tokens = rearrange(modulate(x, attn.shift, attn.scale, NORM_EPS), "b t s d -> b (t s) d")
         past = None if state is None else LinearState(state.sum_kv, state.sum_k)
         mixed, sums = self.attn(tokens, rotary, [start * S for start in chunk_index], past)
-        x = x + attn_mod.gate * rearrange(mixed, "b (t s) d -> b t s d", t=T)
+        x = gated_add(x, rearrange(mixed, "b (t s) d -> b t s d", t=T), attn.gate)
 
-        described = self.cross(rearrange(x, "b t s d -> b (t s) d"), text, text_mask)
-        x = x + rearrange(described, "b (t s) d -> b t s d", t=T)
+        told = self.cross(rearrange(x, "b t s d -> b (t s) d"), text, text_mask)
+        told = rearrange(told, "b (t s) d -> b t s d", t=T)
+        x, tokens = gated_add_modulate(x, told, None, ffn.shift, ffn.scale, NORM_EPS)
 
-        refined, last_u = self.ffn(modulate(x, ffn_mod), height, chunk_index, None if state is None else state.last_u)
-        return x + ffn_mod.gate * refined, BlockState(sums.sum_kv, sums.sum_k, last_u)
+        u, along_time, last_u = self.ffn(tokens, height, chunk_index, None if state is None else state.last_u)
+        return gated_add(x, u, ffn.gate, skip=along_time), BlockState(sums.sum_kv, sums.sum_k, last_u)
 
     def _modulations(self, modulation: Tensor) -> tuple[Modulation, Modulation]:
         six = rearrange(self.table + modulation, "b t six d -> six b t 1 d").unbind(0)
@@ -223,15 +232,10 @@ class FinalLayer(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x (B, T, S, D), embedding (B, T or 1, D): the timestep's, before the shared AdaLN head."""
         shift, scale = rearrange(self.table + embedding.unsqueeze(2), "b t two d -> two b t 1 d").unbind(0)
-        out: Tensor = self.linear(layer_norm(x) * (1 + scale) + shift)
+        out: Tensor = self.linear(modulate(x, shift, scale, NORM_EPS))
         return out
 
 
-def modulate(x: Tensor, modulation: Modulation) -> Tensor:
-    """LN(x) · (1 + scale) + shift."""
-    return layer_norm(x) * (1 + modulation.scale) + modulation.shift
-
-
-def layer_norm(x: Tensor) -> Tensor:
-    """LayerNorm over the last axis, nothing learned."""
-    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
+def _weight_and_bias(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    assert layer.bias is not None
+    return layer.weight, layer.bias

@@ -48,6 +48,7 @@ KEPT = {
     aten._scaled_dot_product_cudnn_attention.default,
     aten._scaled_dot_product_flash_attention_for_cpu.default,
 }
+KEPT_OURS = {"sana_video::linear_attention", "sana_video::temporal_conv"}  # kernels, known once they are imported
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,8 @@ def recompute_blocks(model: nn.Module, recompute: Recompute) -> None:
 
 
 def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if operator in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+    kept = operator in KEPT or operator.name() in KEPT_OURS
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def full_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -14,31 +14,32 @@ def tokens() -> torch.Tensor:
     return torch.randn(2, 5, 2 * 3, 8, generator=torch.Generator().manual_seed(1))
 
 
+def branch(layer: MixFFN, x: torch.Tensor, starts: tuple[int, ...], last_u: torch.Tensor | None = None) -> torch.Tensor:
+    u, along_time, _ = layer(x, 2, starts, last_u)
+    return u + along_time
+
+
 def test_one_chunk_is_an_ordinary_padded_convolution() -> None:
     layer, x = ffn(), tokens()
-    silent = ffn()
-    torch.nn.init.zeros_(silent.temporal.weight)
-    u, _ = silent(x, 2, (0,), None)
-    u = u.permute(0, 3, 1, 2)
+    u = layer(x, 2, (0,), None)[0].permute(0, 3, 1, 2)
     expected = u + torch.nn.functional.conv2d(u, layer.temporal.weight, padding=(1, 0))
-    torch.testing.assert_close(layer(x, 2, (0,), None)[0], expected.permute(0, 2, 3, 1), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(branch(layer, x, (0,)), expected.permute(0, 2, 3, 1), rtol=1e-4, atol=1e-6)
 
 
 def test_chunks_equal_calls_that_hand_on_the_last_frame() -> None:
     layer, x = ffn(), tokens()
-    whole, last = layer(x, 2, (0, 3), None)
-    first, handed = layer(x[:, :3], 2, (0,), None)
-    second, again = layer(x[:, 3:], 2, (0,), handed)
-    torch.testing.assert_close(torch.cat([first, second], dim=1), whole)
+    *_, last = layer(x, 2, (0, 3), None)
+    *_, handed = layer(x[:, :3], 2, (0,), None)
+    *_, again = layer(x[:, 3:], 2, (0,), handed)
+    pieces = [branch(layer, x[:, :3], (0,)), branch(layer, x[:, 3:], (0,), handed)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), branch(layer, x, (0, 3)))
     torch.testing.assert_close(again, last)
-    assert last.shape == (2, 8, 1, 6)
+    assert last.shape == (2, 1, 6, 8)
 
 
 def test_a_chunk_ends_with_nothing_to_its_right() -> None:
     layer, x = ffn(), tokens()
-    whole, _ = layer(x, 2, (0, 3), None)
-    alone, _ = layer(x[:, :3], 2, (0,), None)
-    torch.testing.assert_close(whole[:, :3], alone)
+    torch.testing.assert_close(branch(layer, x, (0, 3))[:, :3], branch(layer, x[:, :3], (0,)))
 
 
 def test_rms_norm_is_over_the_whole_width_in_float32() -> None:
