@@ -390,7 +390,7 @@ def _transposed_kernel(
 
 def fits(x: Tensor) -> bool:
     """Whether the kernels take x: whole 16-byte rows of channels, and a frame below 2³¹ elements."""
-    return x.shape[-1] % 32 == 0 and x.is_contiguous() and x[0].numel() < 2**31 and x.shape[0] <= 65535
+    return x.shape[-1] % 32 == 0 and x[0].numel() < 2**31 and x.shape[0] <= 65535
 
 
 def _cut(x: Tensor, channels: int, strip: Strip) -> tuple[tuple[int, int, int], dict[str, Any]]:
@@ -455,7 +455,11 @@ def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tenso
     dc, sums = backward_gradient(dy, x, taps, bias)
     dx = backward_transposed(dc, x, taps)
     d_weight, d_bias = sums[:9].t().reshape(weight.shape), sums[9]
-    return dx, d_weight.to(weight.dtype, copy=True), d_bias.to(bias.dtype, copy=True)  # outputs may not share memory
+    return (
+        dx,
+        d_weight.to(weight.dtype, copy=True, memory_format=torch.contiguous_format),
+        d_bias.to(bias.dtype, copy=True),
+    )  # outputs may not share memory
 
 
 @torch.library.custom_op("sana_video::gated_depthwise", mutates_args=())
@@ -477,7 +481,7 @@ def gated_depthwise_backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor
 
 @gated_depthwise_backward.register_fake
 def _(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), bias.new_empty(bias.shape)
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:

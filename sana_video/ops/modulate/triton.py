@@ -251,12 +251,10 @@ def _backward_kernel(
 
 
 def fits(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether the kernels take a stream x (B, T, S, D) and its likes: same shape, rows one after the other."""
+    """Whether the kernels take a stream x (B, T, S, D) and its likes: of one shape, of a width that fits."""
     given = [other for other in others if other is not None]
     return (
-        takes_width(x.shape[-1])
-        and x.shape[0] * x.shape[1] <= 65535
-        and all(other.shape == x.shape and other.is_contiguous() for other in (x, *given))
+        takes_width(x.shape[-1]) and x.shape[0] * x.shape[1] <= 65535 and all(other.shape == x.shape for other in given)
     )
 
 
@@ -373,15 +371,21 @@ def backward(
     return dx, d_branch, partial.sum(1)
 
 
+def _rows_in_order(*tensors: Tensor | None) -> Any:
+    """Each contiguous: the stream starts as a transposed view, and sums would hand that layout on."""
+    return tuple(None if t is None else t.contiguous() for t in tensors)
+
+
 @torch.library.custom_op("sana_video::modulate", mutates_args=())
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """`naive.modulate` by kernels, for x that `fits`."""
-    return forward(x, None, None, None, shift, scale, eps)[1]
+    return forward(x.contiguous(), None, None, None, shift, scale, eps)[1]
 
 
 @torch.library.custom_op("sana_video::gated_add", mutates_args=())
 def gated_add(x: Tensor, branch: Tensor, gate: Tensor | None, skip: Tensor | None) -> Tensor:
     """`naive.gated_add` by kernels."""
+    x, branch, skip = _rows_in_order(x, branch, skip)
     return forward(x, branch, skip, gate, None, None, 0.0)[0]
 
 
@@ -396,6 +400,7 @@ def gated_add_modulate(
     skip: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """`naive.gated_add_modulate` by kernels."""
+    x, branch, skip = _rows_in_order(x, branch, skip)
     return forward(x, branch, skip, gate, shift, scale, eps)
 
 
@@ -410,19 +415,19 @@ def modulate_backward(
     scale: Tensor | None,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`backward`, for gradients of any layout."""
-    dy, d_stream = (None if g is None else g.contiguous() for g in (dy, d_stream))
+    """`backward`, for tensors of any layout."""
+    stream, dy, d_stream, branch, skip = _rows_in_order(stream, dy, d_stream, branch, skip)
     return backward(stream, dy, d_stream, branch, skip, gate, scale, eps)
 
 
 @modulate.register_fake
 def _(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    return torch.empty_like(x)
+    return x.new_empty(x.shape)
 
 
 @gated_add.register_fake
 def _(x: Tensor, branch: Tensor, gate: Tensor | None, skip: Tensor | None) -> Tensor:
-    return torch.empty_like(x)
+    return x.new_empty(x.shape)
 
 
 @gated_add_modulate.register_fake
@@ -435,7 +440,7 @@ def _(
     eps: float,
     skip: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(x)
+    return x.new_empty(x.shape), x.new_empty(x.shape)
 
 
 @modulate_backward.register_fake
@@ -449,8 +454,8 @@ def _(
     scale: Tensor | None,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dx = torch.empty_like(stream) if dy is not None else stream.new_empty(0)
-    d_branch = torch.empty_like(branch) if gate is not None and branch is not None else stream.new_empty(0)
+    dx = stream.new_empty(stream.shape) if dy is not None else stream.new_empty(0)
+    d_branch = branch.new_empty(branch.shape) if gate is not None and branch is not None else stream.new_empty(0)
     modulation = scale if scale is not None else gate
     assert modulation is not None
     groups = modulation.shape[:-1].numel()
