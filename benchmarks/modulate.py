@@ -22,19 +22,18 @@ from sana_video.ops.modulate.triton import Rows
 T, S, D, EPS = 21, 1560, 2240, 1e-6
 FORWARD = [
     Rows(1, 256, 1),
-    Rows(1, 256, 1, registers=128),
-    Rows(1, 256, 1, registers=96),
-    Rows(4, 256, 4, registers=128),
+    Rows(4, 256, 4),
+    Rows(1, 256, 1, registers=168),
     Rows(1, 512, 2),
-    Rows(1, 512, 2, registers=80),
     Rows(2, 512, 4),
-    Rows(1, 1024, 4),
     Rows(1, 512, 4),
-    Rows(2, 512, 4, registers=96),
+    Rows(2, 512, 8),
+    Rows(1, 1024, 4),
+    Rows(2, 1024, 8),
 ]
 BACKWARD = [
     Rows(rows, chunk, warps, tiles, registers)
-    for rows, chunk, warps, registers in ((1, 512, 4, None), (1, 512, 4, 128), (1, 1024, 8, None), (1, 1024, 8, 80))
+    for rows, chunk, warps, registers in ((1, 512, 4, None), (1, 512, 4, 128), (1, 1024, 8, None), (1, 512, 8, None))
     for tiles in (32, 64)
 ]
 
