@@ -10,6 +10,7 @@ at batch 2 the peers are slower.
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ def against_length(rounds: int) -> dict[str, Any]:
     for frames in (17, 81, 161, 321):
         T = (frames - 1) // 4 + 1
         given = inputs("2b-480p", frames=T)
-        times = interleaved({name: (lambda run=run: run(*given)) for name, run in runs.items()}, rounds=rounds, calls=2)
+        times = interleaved({name: partial(run, *given) for name, run in runs.items()}, rounds=rounds, calls=2)
         for name, took in times.items():
             per_token[name][frames] = 1000 * took / (T * 30 * 52)
     for name, found in per_token.items():

@@ -107,7 +107,7 @@ class SanaVideo(nn.Module):
         dtype = self.patch_embed.weight.dtype
         x = self.patch_embed(latents.to(dtype))
         T, H, W = x.shape[2:]
-        x = rearrange(x, "b d t h w -> b t (h w) d")
+        x = rearrange(x, "b d t h w -> b t (h w) d").contiguous()  # channels last in memory, for all that follows
         rotary = rotary_tables(self.config.rotary_split, (T, H, W), first_frame, x.device)
 
         embedding = self.time_embed(timestep if timestep.ndim == 2 else timestep.unsqueeze(1))
