@@ -140,8 +140,9 @@ class SamplingDefaults(BaseModel):
 
     `fps` frames per second; `height`, `width` pixels; `frames` pixel frames; `flow_shift` of the noise schedule;
     `guidance` by `guidance_rule` (classifier-free, or adaptive projected); `motion_score` is appended to each prompt
-    unless None; `step_list` (timesteps, high to low) replaces the schedule and guidance for a chunk-causal model that
-    was distilled to few steps.
+    unless None; `negative_prompt` is what guidance leads away from, None for nothing said (the null embedding);
+    `step_list` (timesteps, high to low) replaces the schedule and guidance for a chunk-causal model that was distilled
+    to few steps.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -155,6 +156,7 @@ class SamplingDefaults(BaseModel):
     guidance_rule: Literal["cfg", "apg"] = "cfg"
     flow_shift: float = Field(default=8.0, gt=0)
     motion_score: int | None = None
+    negative_prompt: str | None = None
     step_list: tuple[int, ...] | None = None
 
     @model_validator(mode="after")

@@ -26,7 +26,6 @@ from sana_video.streaming import Condition
 from sana_video.text import TextEncoder, TextParams, check_prompt, load_text_encoder, with_motion
 from sana_video.video.pixels import Image, check_image, cover, to_uint8
 
-NULL_FILE = "null_embedding.safetensors"
 Size = buckets.Size
 T = TypeVar("T")
 
@@ -44,7 +43,7 @@ class Options(TypedDict, total=False):
     steps: int | None
     guidance: float | None  # 1 for none
     guidance_rule: GuidanceRule | None
-    negative_prompt: str  # what guidance leads away from, instead of the stored null embedding or the empty string
+    negative_prompt: str | None  # what guidance leads away from: see `SanaVideoPipeline.negative_prompt`
     videos_per_prompt: int
     seed: int  # video i of the whole list draws its noise from seed + i
     cut_prompts: bool  # cut a prompt that is longer than the encoder takes, as in training, instead of refusing it
@@ -55,7 +54,8 @@ class Options(TypedDict, total=False):
 class SanaVideoPipeline:
     """A network with the autoencoder and the text encoder it was trained on, and how to sample it by default.
 
-    `null`: what the network is told instead of a prompt, for guidance; None means the encoding of the empty string.
+    `null`: what the network is told instead of a prompt, where guidance has no negative prompt to lead away from; None
+    means the encoding of the empty string.
     """
 
     model: SanaVideo
@@ -101,7 +101,7 @@ class SanaVideoPipeline:
             autoencoder=load_autoencoder(folder / "autoencoder", device=device, dtype=autoencoder_dtype),
             text_encoder=load_text_encoder(text, text_folder, device=device),
             defaults=SamplingDefaults.load(folder / "sampling.json"),
-            null=_load_null(folder / NULL_FILE),
+            null=_load_null(folder / weights.NULL_FILE),
         )
 
     def __call__(self, prompt: str | Sequence[str], *, batch: int = 1, **options: Unpack[Options]) -> Tensor:
@@ -141,7 +141,7 @@ class SanaVideoPipeline:
         if asked and self.defaults.step_list is not None:
             steps = list(self.defaults.step_list)
             raise ValueError(f"this model is distilled to the steps {steps} without guidance; leave both options out")
-        if cut := self.text_encoder.overflow(options.get("negative_prompt", ""), instruct=False):
+        if cut := self.text_encoder.overflow(self.negative_prompt(options), instruct=False):
             limit = self.text_encoder.tokens
             raise ValueError(f"the negative prompt is {cut} tokens longer than the {limit} it may have; shorten it")
         if _or(options.get("steps"), 1) < 1:
@@ -167,6 +167,14 @@ class SanaVideoPipeline:
         if aspect is not None:
             H, W = buckets.parse_aspect(aspect)
         return buckets.nearest(H, W, buckets.around(native, unit) if size is None else buckets.named(size, unit))
+
+    def negative_prompt(self, options: Options) -> str:
+        """What guidance leads away from, in words: the caller's, else the defaults'.
+
+        If that is empty (a caller may say "" to mean it), it leads away from the stored null embedding, and where there
+        is none, from the encoding of the empty string.
+        """
+        return _or(options.get("negative_prompt"), self.defaults.negative_prompt) or ""
 
     @property
     def _unit(self) -> int:
@@ -200,7 +208,7 @@ class SanaVideoPipeline:
             on_step=options.get("on_step", silent),
         )
         if request.guidance != 1:
-            request = replace(request, null=self._null(options.get("negative_prompt", ""), len(prompts)))
+            request = replace(request, null=self._null(self.negative_prompt(options), len(prompts)))
         return request if image is None else replace(request, image=self._encode_image(image, size, len(prompts)))
 
     @torch.no_grad()

@@ -17,7 +17,7 @@ from sana_video import weights
 from sana_video.autoencoder.dcae_v import PRESETS, DcaeV
 from sana_video.config import SamplingDefaults, SanaVideoConfig
 from sana_video.model import SanaVideo
-from sana_video.pipeline import NULL_FILE, SanaVideoPipeline
+from sana_video.pipeline import SanaVideoPipeline
 from sana_video.streaming import Condition
 from sana_video.video.pixels import cover, to_uint8
 
@@ -248,6 +248,22 @@ def test_a_stored_null_embedding_replaces_the_empty_string() -> None:
     assert torch.equal(pipe("a red car", negative_prompt="dark"), other("a red car", negative_prompt="dark"))
 
 
+def test_the_negative_prompt_is_the_callers_then_the_defaults_then_the_null_embedding() -> None:
+    null = Condition(torch.full((1, TEXT_TOKENS, TEXT_WIDTH), 0.5), torch.ones(1, TEXT_TOKENS, dtype=torch.bool))
+    plain, stored = pipeline(), replace(pipeline(), null=null)
+    dark = replace(stored, defaults=stored.defaults.model_copy(update={"negative_prompt": "dark"}))
+    assert torch.equal(dark("a red car"), plain("a red car", negative_prompt="dark"))
+    assert dark.text_encoder.seen[-1] == ("dark", False)  # without an instruction, with its own mask
+    assert torch.equal(dark("a red car", negative_prompt="red"), plain("a red car", negative_prompt="red"))
+    assert torch.equal(dark("a red car", negative_prompt=""), stored("a red car"))
+    assert torch.equal(dark("a red car", negative_prompt=None), dark("a red car"))
+    long = replace(
+        plain, defaults=plain.defaults.model_copy(update={"negative_prompt": "one two three four five six 7"})
+    )
+    with pytest.raises(ValueError, match="the negative prompt is 1 tokens longer"):
+        long.check("a red car")
+
+
 @pytest.mark.parametrize(("chunk_frames", "total"), [(None, 3), (1, 9)])
 def test_progress_counts_every_step(chunk_frames: int | None, total: int) -> None:
     told: list[tuple[int, int]] = []
@@ -366,7 +382,7 @@ def test_a_folder_is_the_whole_pipeline(tmp_path: Path) -> None:
     assert torch.equal(video, whole("a red car motion score: 3.", seed=1))
 
     text, mask = pipe.text_encoder.encode(["nothing at all"])
-    weights.save(tmp_path / NULL_FILE, {"text": text[0], "mask": mask[0]})
+    weights.save(tmp_path / weights.NULL_FILE, {"text": text[0], "mask": mask[0]})
     with_null = SanaVideoPipeline.from_pretrained(tmp_path)
     assert torch.equal(with_null("a car", guidance=2), pipe("a car", guidance=2, negative_prompt="nothing at all"))
 
