@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sana_video.text.states import count, digest, last_states, load_frozen
 from sana_video.weights import MissingWeights
@@ -47,9 +47,8 @@ class GemmaTextEncoder:
         import torch
 
         self.tokens, self.instruction = tokens, instruction
-        parts = (folder / "text_encoder", folder / "tokenizer")
-        self.folders = parts if parts[0].is_dir() else (folder, folder)
-        _check_kind(self.folders[0], asked=folder)
+        self.folders = _parts(folder)
+        text_width(folder)
         precision = dtype or (torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32)
         self.model, self.tokenizer = load_frozen(*self.folders, device, precision)
         self.width: int = self.model.config.hidden_size
@@ -82,12 +81,31 @@ class GemmaTextEncoder:
         return self.tokens + (self._instruction_tokens - 2 if instruct else 0)
 
 
-def _check_kind(folder: Path, asked: Path) -> None:
+def text_width(folder: Path) -> int:
+    """Width of the states that Gemma in `folder` gives, as its config.json says; raises as `GemmaTextEncoder`."""
+    model, _ = _parts(folder)
+    config = _config(model, asked=folder)
+    if config.get("model_type") != "gemma2":
+        raise ValueError(f"{model} holds a {config.get('model_type')} model; gemma-2-2b-it is a gemma2")
+    width = config.get("hidden_size")
+    if not isinstance(width, int):
+        raise ValueError(f"{model / 'config.json'}: hidden_size is {width!r}; a number is wanted")
+    return width
+
+
+def _parts(folder: Path) -> tuple[Path, Path]:
+    """Where model and tokenizer lie."""
+    inner = folder / "text_encoder"
+    return (inner, folder / "tokenizer") if inner.is_dir() else (folder, folder)
+
+
+def _config(folder: Path, asked: Path) -> dict[str, Any]:
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise MissingWeights(NAME_IN_CATALOGUE, asked)
     try:
-        kind = json.loads((folder / "config.json").read_bytes()).get("model_type")
-    except (ValueError, AttributeError):
-        raise ValueError(f"{folder / 'config.json'} is damaged: it is no JSON object") from None
-    if kind != "gemma2":
-        raise ValueError(f"{folder} holds a {kind} model; gemma-2-2b-it is a gemma2")
+        config = json.loads((folder / "config.json").read_bytes())
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise ValueError(f"{folder / 'config.json'} is damaged: it is no JSON object")
+    return config

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sana_video.weights.names import from_official as from_official
     from sana_video.weights.names import to_diffusers as to_diffusers
     from sana_video.weights.names import to_official as to_official
+    from sana_video.weights.pipelines import assemble as assemble
     from sana_video.weights.pipelines import convert_pipeline as convert_pipeline
     from sana_video.weights.warm_start import convert_image_model as convert_image_model
     from sana_video.weights.warm_start import grow as grow
@@ -29,7 +30,7 @@ _HOME = {
     "conversion": ("convert",),
     "files": ("FILE_NAME", "NULL_FILE", "check_fit", "load", "load_into", "save", "write_atomically"),
     "names": ("from_diffusers", "from_official", "to_diffusers", "to_official"),
-    "pipelines": ("convert_pipeline",),
+    "pipelines": ("assemble", "convert_pipeline"),
     "warm_start": ("convert_image_model", "grow"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}

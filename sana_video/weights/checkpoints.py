@@ -3,6 +3,7 @@
 Opening reads names and shapes and checks them all; the tensors stay on disk until each is asked for.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from sana_video.weights import diffusers, official
 from sana_video.weights.files import FILE_NAME, NULL_FILE, PICKLES, finite, listed, load
 from sana_video.weights.names import NULL_OFFICIAL, Layout, check, layout_of, part_null, rows, translate
 from sana_video.weights.stream import LazyTensors
+
+LONG, LONG_CHUNK = re.compile("longsana|longlive", re.IGNORECASE), 10  # published for long video: latent frames a chunk
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,13 @@ class Checkpoint:
 def open_checkpoint(source: Path, *, config: SanaVideoConfig | None = None, ema: bool = False) -> Checkpoint:
     """The network in `source`: a folder of ours or of diffusers (a pipeline's too), a .safetensors, a .pth or a .pt.
 
-    `config` says what it must be, where the source does not or where that should not be believed; `ema` takes the
-    averaged weights of an official checkpoint. FileNotFoundError for what is missing. ValueError for what is damaged,
+    Also the folder of a published repository with one checkpoint in checkpoints/. `config` says what it must be, where
+    the source does not or where that should not be believed; `ema` takes the averaged weights of an official
+    checkpoint. A long-video checkpoint has the tensors of any other: only its name tells, and makes it chunk-causal;
+    `config` is believed instead. FileNotFoundError for what is missing. ValueError for what is damaged,
     is another model or wants to run code; every key that does not fit is named in one line.
     """
+    source = _fetched(source)
     if source.suffix in PICKLES:
         held = official.read(source, ema=ema)
         shapes = {name: tensor.to("meta") for name, tensor in held.items()}
@@ -68,11 +74,23 @@ def open_checkpoint(source: Path, *, config: SanaVideoConfig | None = None, ema:
     raise ValueError(f"{source}: weights are a folder, a .safetensors, a .pth or a .pt")
 
 
+def _fetched(source: Path) -> Path:
+    """The checkpoint of a repository's folder; `source` itself if it is none."""
+    if not (source / "checkpoints").is_dir() or (source / "config.json").is_file():
+        return source
+    found = sorted(path for path in (source / "checkpoints").iterdir() if path.suffix in PICKLES)
+    if len(found) > 1:
+        raise ValueError(
+            f"{source} holds {len(found)} checkpoints; name one of {listed([str(path) for path in found])}"
+        )
+    return found[0] if found else source
+
+
 def _folder(source: Path, config: SanaVideoConfig | None) -> Checkpoint:
     inner = diffusers.transformer_folder(source)
     if inner is not None:
         lazy = LazyTensors(diffusers.weight_files(inner))
-        known = config or diffusers.read_config(inner / "config.json")
+        known = config or _as_named(diffusers.read_config(inner / "config.json"), source)
         return _checked(inner, "diffusers", known, lazy.shapes, lazy, _null_beside(source))
     known = config or SanaVideoConfig.load(source / "config.json")
     lazy = LazyTensors([source / FILE_NAME])
@@ -90,7 +108,14 @@ def _checked(
     network, _ = part_null(shapes, layout)
     if config is not None and layout != "ours":
         config = config.with_(origin=layout)  # names tell whose epsilons the weights were trained with
-    return Checkpoint(where, layout, check(network, layout, config, str(where), null), network, tensors, null)
+    settled = check(network, layout, config, str(where), null)
+    if config is None:
+        settled = _as_named(settled, where)
+    return Checkpoint(where, layout, settled, network, tensors, null)
+
+
+def _as_named(config: SanaVideoConfig, where: Path) -> SanaVideoConfig:
+    return config.with_(chunk_frames=LONG_CHUNK) if LONG.search(where.name) else config
 
 
 def _null_beside(folder: Path) -> Tensor | None:

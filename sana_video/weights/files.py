@@ -6,8 +6,9 @@ crash or a full disk leaves the old one. What does not fit a module is named, al
 
 import contextlib
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import safetensors
@@ -126,6 +127,65 @@ def replacing(path: Path) -> Iterator[Path]:
         _force_to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path, own: Collection[str]) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place as a whole once written; on failure `path` is as it was.
+
+    What else lies in `path` goes along (linked where the disk can), but for the names in `own`: those are written anew
+    or are gone. ValueError if `path` is a file.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; a folder is to be written")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        if path.is_dir():
+            _carry_over(path, temporary, own)
+        _swap(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def link(source: Path, target: Path) -> None:
+    """The file `source` at `target` too: a hard link, or a copy where the file system does not link."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _carry_over(old: Path, new: Path, own: Collection[str]) -> None:
+    for entry in old.iterdir():
+        place = new / entry.name
+        if entry.name in own or place.exists():
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.copytree(entry, place, symlinks=True, copy_function=lambda a, b: link(Path(a), Path(b)))
+        elif entry.is_symlink():
+            place.symlink_to(entry.readlink())
+        else:
+            link(entry, place)
+
+
+def _swap(new: Path, place: Path) -> None:
+    if not place.exists():
+        new.rename(place)
+        _force_to_disk(place.parent)
+        return
+    old = new.with_name(f"{new.name}.old")
+    place.rename(old)
+    try:
+        new.rename(place)
+    except OSError:
+        old.rename(place)
+        raise
+    _force_to_disk(place.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _force_to_disk(path: Path) -> None:

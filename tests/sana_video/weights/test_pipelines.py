@@ -16,7 +16,7 @@ from torch import Tensor
 from sana_video.autoencoder import load_autoencoder
 from sana_video.config import SamplingDefaults, SanaVideoConfig
 from sana_video.model import SanaVideo
-from sana_video.text import TextParams
+from sana_video.text import NEGATIVE_PROMPT, TextParams
 from sana_video.weights import convert_pipeline
 from sana_video.weights.pipelines import published
 
@@ -36,6 +36,7 @@ def pipeline(tmp_path: Path, model: SanaVideo, oracle_of: Oracle) -> Path:
     for part, name in (("text_encoder", "config.json"), ("text_encoder", "model.safetensors"), ("tokenizer", "t.json")):
         (folder / part).mkdir(exist_ok=True)
         (folder / part / name).write_text(f"{part} {name}")
+    (folder / "text_encoder" / "config.json").write_text('{"model_type": "gemma2", "hidden_size": 12}')
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text('{"flow_shift": 7.0}')
     (folder / "model_index.json").write_text('{"_class_name": "SanaVideoPipeline"}')
@@ -98,8 +99,12 @@ def test_the_converted_folder_makes_a_video(pipeline: Path, tmp_path: Path) -> N
 def test_the_published_settings_follow_the_size() -> None:
     small, large = (published(SanaVideoConfig.preset(name)) for name in ("2b-480p", "2b-720p"))
     assert (small.height, small.width, small.frames, small.fps, small.steps) == (480, 832, 81, 16, 50)
-    assert (small.guidance, small.flow_shift, small.motion_score) == (6.0, 8.0, 10)
+    assert (small.guidance, small.flow_shift, small.motion_score) == (6.0, 8.0, 30)
     assert (large.height, large.width) == (704, 1280)
+    assert small.negative_prompt == large.negative_prompt == NEGATIVE_PROMPT
+    long = published(SanaVideoConfig.preset("2b-480p").with_(chunk_frames=10))
+    assert (long.step_list, long.guidance, long.flow_shift) == ((1000, 960, 889, 727), 1.0, 7.0)
+    assert (long.motion_score, long.negative_prompt) == (10, None)
 
 
 def test_a_pipeline_that_lacks_a_part_or_is_of_another_model_is_told(pipeline: Path, tmp_path: Path) -> None:
@@ -110,5 +115,10 @@ def test_a_pipeline_that_lacks_a_part_or_is_of_another_model_is_told(pipeline: P
         convert_pipeline(pipeline, tmp_path / "ours")
     (pipeline / "tokenizer").rename(pipeline / "other")
     with pytest.raises(FileNotFoundError, match="is no whole pipeline: tokenizer missing"):
+        convert_pipeline(pipeline, tmp_path / "ours")
+    (pipeline / "other").rename(pipeline / "tokenizer")
+    config.write_text(json.dumps(fields))
+    (pipeline / "text_encoder" / "config.json").write_text('{"model_type": "gemma2", "hidden_size": 8}')
+    with pytest.raises(ValueError, match="gives text of width 8; the network takes 12"):
         convert_pipeline(pipeline, tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
