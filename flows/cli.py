@@ -122,8 +122,12 @@ def sample(
     ] = None,
     image: Annotated[Path | None, typer.Option("--image", help="The first frame: a PNG or JPEG.")] = None,
     negative_prompt: Annotated[
-        str, typer.Option("--negative-prompt", help='What to lead away from; "default": the published one.')
-    ] = "",
+        str | None,
+        typer.Option(
+            "--negative-prompt",
+            help='What to lead away from, else what the model says; "" for nothing, "default" for the published one.',
+        ),
+    ] = None,
     motion_score: Annotated[float | None, typer.Option("--motion-score", min=0.0)] = None,
     seconds: Annotated[float | None, typer.Option("--seconds")] = None,
     frames: Annotated[int | None, typer.Option("--frames", help="Wins over --seconds; 1 makes a picture.")] = None,
@@ -136,6 +140,7 @@ def sample(
         typer.Option("--guidance-rule", help="Classifier-free, or adaptive projected guidance."),
     ] = None,
     videos_per_prompt: Annotated[int, typer.Option("--videos-per-prompt", min=1)] = 1,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Videos made at once; memory grows with it.")] = 1,
     seed: Annotated[
         int, typer.Option("--seed", min=0, max=2**62, help="Of the first video; the next has one more.")
     ] = 0,
@@ -154,8 +159,8 @@ def sample(
     request = Request(
         model=model, prompt=prompt, prompts=prompts, image=image, motion_score=motion_score, seconds=seconds,
         frames=frames, size=size, aspect=aspect, steps=steps, guidance=guidance, guidance_rule=guidance_rule,
-        negative_prompt=negative_prompt, videos_per_prompt=videos_per_prompt, seed=seed, device=device,
-        precision=precision,
+        negative_prompt=negative_prompt, videos_per_prompt=videos_per_prompt, batch=batch, seed=seed,
+        device=device, precision=precision,
     )  # fmt: skip
     show_one(make(request, out, _app(context).root, Progress("sample")), _app(context).as_json)
 
@@ -306,8 +311,17 @@ def weights_verify(
 @weights_app.command("convert")
 def weights_convert(
     context: typer.Context,
-    source: Annotated[Path, typer.Argument(help="A .pth, .pt or .safetensors, or a folder of ours or of diffusers.")],
+    source: Annotated[
+        Path,
+        typer.Argument(help="A .pth, .pt or .safetensors, or a folder: of ours, of diffusers, or as it was fetched."),
+    ],
     target: Annotated[Path, typer.Argument(help="The folder to write.")],
+    autoencoder: Annotated[
+        Path | None, typer.Option("--autoencoder", help="Its folder; with --text-encoder for a whole pipeline.")
+    ] = None,
+    text_encoder: Annotated[
+        Path | None, typer.Option("--text-encoder", help="The folder of Gemma, which stays where it is.")
+    ] = None,
     layout: Annotated[
         Literal["ours", "diffusers", "official"], typer.Option("--layout", help="Whose names and files to write.")
     ] = "ours",
@@ -323,10 +337,16 @@ def weights_convert(
     ] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of what a warm start draws anew.")] = 0,
 ) -> None:
-    """Bring a network, or a whole diffusers pipeline, from one layout to another; memory does not grow with it."""
+    """Bring a network, or a whole pipeline, from one layout to another; memory does not grow with the network.
+
+    With --autoencoder and --text-encoder the network becomes a pipeline that `sample` reads, with the published
+    settings. A diffusers pipeline brings its own. An image autoencoder (AutoencoderDC) becomes a DCAE-V to start from.
+    """
     from flows.weights import Conversion, convert
 
-    asked = Conversion(source, target, layout, config_from, chunk_frames, ema, warm_start, seed)
+    asked = Conversion(
+        source, target, layout, config_from, chunk_frames, ema, warm_start, seed, autoencoder, text_encoder
+    )
     show_one(convert(asked), _app(context).as_json)
 
 

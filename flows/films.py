@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +14,8 @@ from infra.storage import atomic_text, atomic_write
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from sana_video.video.mp4 import Mp4Writer
 
 INDEX = "index.json"
 
@@ -31,7 +34,7 @@ def made(job: Job) -> bool:
     """Whether the video is there; ValueError if another one has its place."""
     if not job.out.is_file():
         return False
-    there = _told(job.out)
+    there = read_about(job.out)
     differing = sorted(key for key in {*there, *job.about} if there.get(key) != job.about.get(key))
     if differing:
         key = differing[0]
@@ -41,12 +44,12 @@ def made(job: Job) -> bool:
     return True
 
 
-def _told(path: Path) -> dict[str, Any]:
+def read_about(path: Path) -> dict[str, Any]:
     """What a finished file says of itself."""
     if path.suffix == ".png":
-        from flows.picture import read_about
+        from flows import picture
 
-        return read_about(path)
+        return picture.read_about(path)
     from sana_video.video.mp4 import read_metadata
 
     try:
@@ -56,17 +59,24 @@ def _told(path: Path) -> dict[str, Any]:
     return told if isinstance(told, dict) else {}
 
 
-def write(job: Job, pieces: Iterator[Tensor]) -> None:
-    """Write uint8 pieces (1, f, H, W, 3) as they come: an mp4, or a PNG where there is one frame."""
-    if job.about["frames"] == 1:
+def write(jobs: Sequence[Job], pieces: Iterator[Tensor]) -> None:
+    """Write uint8 pieces (B, f, H, W, 3), a row for each of `jobs`, as they come: mp4s, or PNGs where there is one
+    frame.
+    """
+    if jobs[0].about["frames"] == 1:
         from flows.picture import png
 
-        atomic_write(job.out, png(next(pieces)[0, 0].numpy(), job.about))
-    else:
-        _write_film(job, pieces)
+        for job, frames in zip(jobs, next(pieces), strict=True):
+            atomic_write(job.out, png(frames[0].numpy(), job.about))
+        return
+    with ExitStack() as open_films:
+        writers = [open_films.enter_context(_film(job)) for job in jobs]
+        for piece in pieces:
+            for writer, frames in zip(writers, piece, strict=True):
+                writer.add(frames.numpy())
 
 
-def _write_film(job: Job, pieces: Iterator[Tensor]) -> None:
+def _film(job: Job) -> Mp4Writer:
     from sana_video.video.mp4 import Mp4Writer
 
     about = job.about
@@ -77,9 +87,7 @@ def _write_film(job: Job, pieces: Iterator[Tensor]) -> None:
     }
     fps = Fraction(about["fps"]).limit_denominator(1001)
     told = {key: value for key, value in metadata.items() if value}
-    with Mp4Writer(job.out, (about["height"], about["width"]), fps, told) as film:
-        for piece in pieces:
-            film.add(piece[0].numpy())
+    return Mp4Writer(job.out, (about["height"], about["width"]), fps, told)
 
 
 def write_index(folder: Path, jobs: Sequence[Job]) -> None:

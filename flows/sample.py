@@ -1,15 +1,16 @@
 """`sample`: a registered model or a folder, and a prompt or a file of them; out come films that say what they are.
 
-One video is made at a time and written while it is made, so neither the number of videos nor their length costs
-memory, and each is the same to the bit as if it were made alone with its seed. A file appears when it is whole, which
-is why a run that was cut off goes on where it stopped.
+Videos are written while they are made, one at a time unless a batch is asked for, so neither their number nor their
+length costs memory, and each is the same to the bit as if it were made alone with its seed (in a batch, but for the
+rounding of its arithmetic). A file appears when it is whole, which is why a run that was cut off goes on where it
+stopped.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -44,8 +45,9 @@ class Request:
     steps: int | None = None
     guidance: float | None = None
     guidance_rule: Literal["cfg", "apg"] | None = None
-    negative_prompt: str = ""
+    negative_prompt: str | None = None
     videos_per_prompt: int = 1
+    batch: int = 1
     seed: int = 0
     device: str | None = None
     precision: Precision | None = None
@@ -71,10 +73,12 @@ def sample(request: Request, out: Path, root: Path, progress: Progress) -> dict[
         common = _about(request, called, folder, pipeline, options)
         jobs = list(_jobs(request, prompts, out, several, common))
         due = [job for job in jobs if not (several and films.made(job))]
-        for number, job in enumerate(due, start=1):
-            label = f"{number}/{len(due)}" if several else ""
+        begun = 0
+        for group in grouped(due, request.batch):
+            begun += len(group)
+            label = f"{begun}/{len(due)}" if several else ""
             with progress.steps(label) as on_step:
-                _make(pipeline, options, job, on_step)
+                _make(pipeline, options, group, on_step)
             if several:
                 films.write_index(out, jobs)
     if not several:
@@ -211,13 +215,15 @@ def _about(
     defaults, weight = pipeline.defaults, pipeline.model.patch_embed.weight
     height, width = pipeline.size_for(options)
     few = defaults.step_list is not None
+    guidance = 1.0 if few else defaults.guidance if request.guidance is None else request.guidance
     return {
         "model": called,
+        "weights_sha256": _fingerprint(folder),
         "image": request.image.name if request.image else None,
         "image_sha256": sha256_file(request.image) if request.image else None,
-        "negative_prompt": options["negative_prompt"],
+        "negative_prompt": pipeline.negative_prompt(options) if guidance != 1 else None,
         "steps": list(defaults.step_list or ()) if few else request.steps or defaults.steps,
-        "guidance": 1.0 if few else defaults.guidance if request.guidance is None else request.guidance,
+        "guidance": guidance,
         "guidance_rule": request.guidance_rule or defaults.guidance_rule,
         "flow_shift": defaults.flow_shift,
         "motion_score": defaults.motion_score if request.motion_score is None else request.motion_score,
@@ -228,8 +234,17 @@ def _about(
         "text_encoder": pipeline.text_encoder.name,
         "precision": str(weight.dtype).removeprefix("torch."),
         "device": weight.device.type,
+        "batch": request.batch,
         "attribution": _attributions(folder),
     }
+
+
+def _fingerprint(folder: Path) -> str | None:
+    """The first 16 hex digits of the sha256 of the network's file: all of it, read once a command, which is seconds
+    where the network is of gigabytes. None for a network that does not lie in our layout.
+    """
+    path = folder / "model.safetensors"
+    return sha256_file(path)[:16] if path.is_file() else None
 
 
 def _attributions(folder: Path) -> list[str]:
@@ -253,6 +268,18 @@ def _jobs(request: Request, prompts: list[str], out: Path, several: bool, common
         yield Job(target, prompt, seed, {**common, "prompt": prompt, "seed": seed})
 
 
-def _make(pipeline: SanaVideoPipeline, options: Options, job: Job, on_step: Callable[[int, int], None]) -> None:
-    own: Options = {**options, "seed": job.seed, "on_step": on_step}
-    films.write(job, pipeline.stream(job.prompt, **own))
+def grouped(jobs: Sequence[Job], most: int) -> Iterator[list[Job]]:
+    """`jobs` in order, at most `most` together, whose seeds follow one another: as the pipeline counts them."""
+    group: list[Job] = []
+    for job in jobs:
+        if group and (len(group) == most or job.seed != group[-1].seed + 1):
+            yield group
+            group = []
+        group.append(job)
+    if group:
+        yield group
+
+
+def _make(pipeline: SanaVideoPipeline, options: Options, group: list[Job], on_step: Callable[[int, int], None]) -> None:
+    own: Options = {**options, "seed": group[0].seed, "on_step": on_step}
+    films.write(group, pipeline.stream([job.prompt for job in group], **own))

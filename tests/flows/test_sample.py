@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from flows import films
 from flows.cli import app
+from flows.sample import grouped
 
 SIZE = (32, 48)
 DEFAULTS = {"height": 32, "width": 48, "frames": 9, "steps": 2, "guidance": 2.0, "motion_score": 4}
@@ -72,6 +74,8 @@ def refused(said: str, *words: object) -> None:
 
 
 def frames_of(path: Path) -> np.ndarray:
+    if path.suffix == ".png":
+        return np.asarray(Image.open(path))[None]
     from sana_video.video.io import iter_frames
 
     return np.stack([picture.rgb for picture in iter_frames(path)])
@@ -96,6 +100,8 @@ def test_a_film_of_a_prompt_says_all_that_it_was_made_with(release: Path, tmp_pa
     }
     assert expected.items() <= about.items()
     assert {"negative_prompt", "flow_shift", "text_encoder", "image", "device"} <= about.keys()
+    whole = hashlib.sha256((release / "model.safetensors").read_bytes()).hexdigest()
+    assert about["weights_sha256"] == whole[:16]
     assert frames_of(tmp_path / "a.mp4").shape == (9, 32, 48, 3)
     assert probe(tmp_path / "a.mp4").codec == "h264"
 
@@ -167,6 +173,25 @@ def test_several_videos_go_to_a_folder_that_is_continued(
     made("--model", release, "--prompt", "two birds", "--out", "alone.mp4", "--seed", 9)
     assert np.array_equal(frames_of(tmp_path / "alone.mp4"), frames_of(tmp_path / "films" / "002-9.mp4"))
     refused("001-7.mp4 was made with steps 2, not 1; give another --out folder", *words, "--steps", 1)
+
+
+@pytest.mark.parametrize("options", [(), ("--frames", 1)])
+def test_a_batch_makes_what_each_alone_does(release: Path, tmp_path: Path, options: tuple[object, ...]) -> None:
+    words = ("--model", release, "--prompt", "a red car", "--videos-per-prompt", 3, "--seed", 7, *options)
+    made(*words, "--out", "alone")
+    assert made(*words, "--out", "together", "--batch", 2) == {"out": "together", "made": 3, "there already": 0}
+    index = json.loads((tmp_path / "together" / "index.json").read_text())
+    assert [(row["seed"], row["batch"]) for row in index] == [(7, 2), (8, 2), (9, 2)]
+    for row in index:
+        # arithmetic on a batch may round the last bit differently, and H.264 carries a level on
+        alone, together = (frames_of(tmp_path / folder / row["file"]).astype(int) for folder in ("alone", "together"))
+        assert np.abs(alone - together).mean() < 0.5
+        assert np.abs(alone - frames_of(tmp_path / "alone" / index[row["seed"] - 8]["file"])).mean() > 0.5
+
+
+def test_a_batch_holds_seeds_that_follow_one_another() -> None:
+    jobs = [films.Job(Path(f"{seed}.mp4"), "x", seed, {}) for seed in (3, 4, 5, 7, 8)]
+    assert [[job.seed for job in group] for group in grouped(jobs, 2)] == [[3, 4], [5], [7, 8]]
 
 
 @pytest.mark.parametrize(
