@@ -45,7 +45,12 @@ def test_list_shows_what_there_is_and_what_is_here(tmp_path: Path) -> None:
         (("convert", "nosuch.pth", "out"), "nosuch.pth: no such file"),
         (("convert", "nosuch", "out"), "nosuch: no such file or folder"),
         (("convert", "x.pth", "out", "--config-from", "3b"), "--config-from 3b: no preset (2b-480p,"),
-        (("convert", "x.pth", "out", "--chunk-frames", "10"), "say of which network with --config-from"),
+        (("convert", "x.pth", "out", "--chunk-frames", "10"), "x.pth: no such file"),
+        (
+            ("convert", "x.pth", "out", "--chunk-frames", "10", "--warm-start"),
+            "say of which network with --config-from",
+        ),
+        (("convert", "x.pth", "out", "--autoencoder", "vae"), "needs both --autoencoder and --text-encoder"),
         (("convert", "x.pth", "out", "--warm-start"), "give that with --config-from"),
         (("convert", "x.pth", "out", "--layout", "pickle"), "pickle"),
     ],
@@ -121,3 +126,43 @@ def test_naming_missing_weights_does_not_load_torch() -> None:
     code = "import sys; from sana_video.weights import MissingWeights; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "False\n"
+
+
+def test_published_weights_that_are_not_there_are_one_line(tmp_path: Path) -> None:
+    for inside in ("", "checkpoints/SANA_Video_2B_480p.pth"):
+        result = sana(tmp_path, "convert", str(tmp_path / "weights" / "sana-video-2b-480p" / inside), "out")
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+        assert "`sana-video weights fetch sana-video-2b-480p`" in result.stderr
+
+
+def test_an_image_autoencoder_is_inflated(tmp_path: Path) -> None:
+    from diffusers import AutoencoderDC
+
+    from sana_video.autoencoder import load_autoencoder
+
+    torch.manual_seed(0)
+    image = AutoencoderDC(
+        latent_channels=4,
+        attention_head_dim=8,
+        encoder_block_types="ResBlock",
+        decoder_block_types="ResBlock",
+        encoder_block_out_channels=(8, 16),
+        decoder_block_out_channels=(8, 16),
+        encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        encoder_qkv_multiscales=((), ()),
+        decoder_qkv_multiscales=((), ()),
+        downsample_block_type="Conv",
+        upsample_block_type="interpolate",
+        scaling_factor=0.5,
+    ).eval()
+    image.save_pretrained(tmp_path / "image")
+    done = sana(tmp_path, "convert", str(tmp_path / "image"), str(tmp_path / "video"))
+    assert done.exit_code == 0, done.output
+    video, picture = load_autoencoder(tmp_path / "video"), torch.rand(1, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        wanted = image.encode(picture).latent * 0.5
+    torch.testing.assert_close(video.encode(picture[:, :, None])[:, :, 0], wanted, atol=1e-5, rtol=1e-5)
+    told = sana(tmp_path, "convert", str(tmp_path / "image"), str(tmp_path / "other"), "--layout", "diffusers")
+    assert (told.exit_code, (tmp_path / "other").exists()) == (2, False)
+    assert "is an image autoencoder; it is inflated with no other option" in told.stderr
