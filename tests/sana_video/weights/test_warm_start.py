@@ -34,9 +34,10 @@ def test_the_grown_network_computes_what_the_image_network_did() -> None:
     before.load_state_dict(weights.from_official({**image, **zero}, IMAGE))
     x = torch.randn(3, 2, 4 * 6, 112, generator=torch.Generator().manual_seed(3))
     for old, new in zip(before.blocks, grown.blocks, strict=True):
-        wanted, _ = old.ffn(x, 4, (0,), None)
-        got, _ = new.ffn(x, 4, (0,), None)
+        wanted, along_time, _ = old.ffn(x, 4, (0,), None)
+        got, grown_along_time, _ = new.ffn(x, 4, (0,), None)
         assert torch.allclose(got, wanted, atol=1e-5)
+        assert torch.equal(along_time, grown_along_time)  # zeros
         assert torch.equal(old.attn.qkv.weight, new.attn.qkv.weight)
         assert torch.equal(old.cross.kv.bias, new.cross.kv.bias)
 
