@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import string
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from typer.core import TyperGroup
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from flows.cli import app
@@ -20,6 +24,9 @@ from sana_video.text import NEGATIVE_PROMPT, TextParams
 CONFIG = SanaVideoConfig(
     in_channels=4, patch_size=(1, 2, 2), width=112, heads=1, depth=1, text_width=12, text_tokens=300
 )
+ROOT = Path(__file__).resolve().parents[2]
+README_SECTION = (ROOT / "README.md").read_text().partition("## Sample from the published")[2].partition("\n## ")[0]
+README_COMMANDS = re.findall(r"(?:^|\$ |`)(sana-video (?:weights|sample) [^`\n]*)", README_SECTION, re.M)
 
 
 def sana(*words: object) -> Result:
@@ -90,6 +97,15 @@ def put_official(path: Path, key: str = "state_dict") -> Path:
     return path
 
 
+@pytest.mark.parametrize("line", README_COMMANDS)
+def test_the_commands_of_the_readme_parse(line: str) -> None:
+    command, words = get_command(app), shlex.split(line)[1:]
+    while isinstance(command, TyperGroup):
+        name = words.pop(0)
+        command = command.commands[name]
+    command.make_context(line, words)  # raises for an option that there is none of, and runs nothing
+
+
 SMALL = ("--size", "32x48", "--frames", 5, "--device", "cpu", "--prompt", "a boat")
 
 
@@ -118,6 +134,9 @@ def test_an_official_checkpoint_becomes_a_pipeline_that_samples(tmp_path: Path, 
     assert film == {"out": "a.mp4", **read_about(Path("a.mp4"))}
     alone = shown("sample", "--model", "ours", "--out", "b.mp4", "--steps", 2, "--negative-prompt", "", *SMALL)
     assert alone["negative_prompt"] == ""
+    shown("sample", "--model", "ours", "--out", "a.png", "--steps", 1, *SMALL, "--frames", 1)
+    moved = shown("sample", "--model", "ours", "--out", "d.mp4", "--steps", 1, *SMALL, "--image", "a.png", "--seed", 2)
+    assert (moved["image"], moved["frames"]) == ("a.png", 5)
     without = shown("sample", "--model", "ours", "--out", "c.mp4", "--steps", 2, "--guidance", 1, *SMALL)
     assert without["negative_prompt"] is None  # nothing is led away from
 
