@@ -24,7 +24,7 @@ from sana_video.config import ModelParams
 from sana_video.text import TextParams
 from sana_video.train.config import StageParams, TrainParams
 
-AUTOENCODER_STRIDE = {"small": 16, "full": 32, "inflated": 32}  # pixels per latent; the networks themselves would bring torch in
+AUTOENCODER_STRIDE = {"small": 16, "full": 32, "inflated": 32}  # pixels per latent; the networks would bring torch in
 _CRON_FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("weekday", 0, 7))
 
 
