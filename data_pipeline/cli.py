@@ -18,7 +18,7 @@ from infra.settings import AppContext, find_root, load_section, load_yaml
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from data_pipeline.encode import Encode, EncodeText
+    from data_pipeline.encode import Encode, Words
     from data_pipeline.expectations import Joined
     from data_pipeline.params import DataParams, PixelsParams, ViewParams
     from infra.stage import Progress
@@ -240,29 +240,29 @@ def encode(context: typer.Context, view: View, overrides: Overrides = None, show
     job.run("shards@pixels" if view == "pixels" else f"encode@{view}", work)
 
 
-def _encoders(job: Job, view: ViewParams) -> tuple[Encode, EncodeText]:
+def _encoders(job: Job, view: ViewParams) -> tuple[Encode, Words]:
     """The view's autoencoder, once the gate on it is green, and the text encoder, which reads a caption once for all.
 
     Both work on the GPU where there is one. A published autoencoder has no gate of ours: `after` is then another
     verdict, and says nothing of its folder. Embeddings are kept under runs/text/ by content: another view, or the same
     one again, finds them there.
     """
-    import torch
-
-    from data_pipeline.encode import check_view
+    from data_pipeline.encode import Words, check_view
     from infra.gates import require
     from sana_video.autoencoder import load_autoencoder
-    from sana_video.text import TextParams, cached, load_text_encoder
+    from sana_video.device import best_device
+    from sana_video.text import TextParams, cached, load_text_encoder, null_condition
 
     folder = job.root / view.autoencoder
     judged = {view.autoencoder: folder} if view.autoencoder.startswith("models/") else {}
     require(job.root / "reports" / "gates" / f"{view.after}.json", tables=judged)
     text = load_section(job.params_path, "text", TextParams, job.overrides)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    words = cached(load_text_encoder(text, device=device), job.root / "runs" / "text")
+    device = best_device()
     autoencoder = load_autoencoder(folder, device=device)
     check_view(view, autoencoder)
-    return autoencoder.encode_stream, words.encode
+    place = job.root / text.folder if text.folder else None
+    words = cached(load_text_encoder(text, place, device=device), job.root / "runs" / "text")
+    return autoencoder.encode_stream, Words(words.encode, null_condition(words))
 
 
 @app.command()

@@ -1,7 +1,8 @@
 """Shards of a view: each kept clip decoded once where it lies and written as what a training stage reads.
 
 `pixels` holds uint8 clips for the autoencoder stage. Every other view holds latents of one autoencoder at one size,
-with the embedding of the caption, to which the motion score is appended exactly as the published loader does.
+with the embedding of the caption, to which the motion score is appended exactly as the published loader does; beside
+them lies the embedding of no caption, so that no training process needs the text encoder.
 Pictures are scaled to cover the view's size and cropped about the centre; a view takes the first frames of a clip.
 """
 
@@ -25,7 +26,7 @@ from sana_video.data.shards import ShardWriter
 from sana_video.text import with_motion
 from sana_video.video.io import decode_spans
 
-SHARDS_VERSION = 1  # of what a sample holds; equal to `shards` in versions.yaml
+SHARDS_VERSION = 2  # of what a sample holds; equal to `shards` in versions.yaml
 CLIPS_AT_ONCE = 8  # through the autoencoder, of small views;
 PIXELS_AT_ONCE = 2**23  # of large ones, over all frames, so many that a clip of 81 frames at 480x832 goes alone
 FRAMES_AT_ONCE = 16  # turned from bytes to floats
@@ -36,6 +37,15 @@ Tensors = dict[str, torch.Tensor]
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 Encode = Callable[[Iterable[torch.Tensor]], Iterator[torch.Tensor]]
 EncodeText = Callable[[list[str]], tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Words:
+    """How captions are told: `encode` takes B of them to (B, L, D) and a mask (B, L); `null` is what (L, D) and mask
+    (L,) stand for none at all, which training puts in the place of a caption that it drops."""
+
+    encode: EncodeText
+    null: tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -115,21 +125,20 @@ def write_latents(
     max_bytes: int,
     root: Path,
     encode: Encode,
-    encode_text: EncodeText,
+    words: Words,
     track: Track,
 ) -> int:
     """Write a latent view to `folder`; returns the number of samples.
 
     `encode` takes pieces, along time, of a video (B, 3, F, H, W) in [-1, 1] to pieces of its normalised latents
-    (B, C, T, h, w), so that the floats of a long clip are never there at once; `encode_text` takes B strings to
-    (B, L, D) and a mask (B, L).
+    (B, C, T, h, w), so that the floats of a long clip are never there at once.
     """
     source = iter(track(decoded(kept, view, fps, root), len(kept), "clips"))
     at_once = max(1, min(CLIPS_AT_ONCE, PIXELS_AT_ONCE // (view.frames * view.height * view.width)))
-    with ShardWriter(folder, max_bytes) as shards:
+    with ShardWriter(folder, max_bytes, null=words.null) as shards:
         while batch := list(itertools.islice(source, at_once)):
             clips = [clip for clip, _ in batch]
-            for clip, sample in zip(clips, _samples(clips, [p for _, p in batch], encode, encode_text), strict=True):
+            for clip, sample in zip(clips, _samples(clips, [p for _, p in batch], encode, words.encode), strict=True):
                 shards.add(clip.clip_id, sample, _bucket(view), clip.subset)
     return len(kept)
 

@@ -304,7 +304,7 @@ def _balance(rows: Mapping[str, list[Row]], gate: GateParams) -> Section:
 def shard_sections(
     folder: Path, selection: pa.Table, view: PixelsParams, text_tokens: int | None, measured: Mapping[str, float] | None
 ) -> dict[str, Section]:
-    """The boundary `shards`: every shard undamaged, exactly the kept clips, on their side, in shape and finite.
+    """The boundary `shards`: every file undamaged, exactly the kept clips, on their side, in shape and finite.
 
     `text_tokens` is None for the pixel view; `measured` is the motion of each clip that a latent view must repeat.
     """
@@ -312,7 +312,9 @@ def shard_sections(
 
     try:
         verify(folder)
-    except ValueError as error:
+        if text_tokens is not None:
+            _check_null(folder, text_tokens)
+    except (ValueError, FileNotFoundError) as error:
         frame = pd.DataFrame([{"view": folder.name, "damage": str(error)}])
         return {"files": Section(frame, [one_of("damage", ["none"])], "damage")}
     index = read_index(folder).to_pylist()
@@ -325,6 +327,15 @@ def shard_sections(
         "samples": _sample_section(index, kept, samples, view, text_tokens, measured),
         "balance": _shard_balance(index, kept),
     }
+
+
+def _check_null(folder: Path, tokens: int) -> None:
+    """ValueError or FileNotFoundError unless the embedding of no caption is there, of the view's length and finite."""
+    from sana_video.data.shards import read_null
+
+    text, mask = read_null(folder)
+    if text.shape[0] != tokens or mask.shape != (tokens,) or not bool(text.isfinite().all()):
+        raise ValueError(f"the null embedding of {folder} is {list(text.shape)}, or not finite; {tokens} tokens belong")
 
 
 def _shard_balance(index: list[Row], kept: Mapping[str, str]) -> Section:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from infra.tracking import RunLog
     from sana_video.train.config import StageParams
     from sana_video.train.loop import Paths
-    from sana_video.train.objectives import Text
 
 # accelerate's name for one process per device is --multi_gpu; where there is no GPU the same launcher starts CPU ranks.
 # Precision and sharding are the stage's own (sana_video/train/parallelize.py); port 0 takes a free one.
@@ -91,7 +90,6 @@ def train_here(name: str, params: Params, root: Path, progress: Progress) -> dic
             paths,
             model_preset=params.model.preset,
             autoencoder_preset=params.autoencoder.preset,
-            empty_text=lambda: _empty_text(params),
             stand_ins=_stand_ins(stage, params),
             tracker=curves,
             track=lambda iterable, total, label: progress.track(iterable, total, label),
@@ -134,15 +132,6 @@ def _launch(processes: int, arguments: list[str], root: Path) -> None:
     if code != 0:
         told = next((line for line in reversed(tail) if "Error" in line), tail[-1] if tail else "no output")
         raise RuntimeError(f"training on {processes} processes ended with {code}: {told.strip()}")
-
-
-def _empty_text(params: Params) -> Text:
-    import torch
-
-    from sana_video.text import load_text_encoder, null_condition
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"  # as for the captions of the view, so of one precision
-    return null_condition(load_text_encoder(params.text, device=device))
 
 
 def _stand_ins(stage: StageParams, params: Params) -> list[str]:

@@ -3,10 +3,11 @@
 A view is a folder of plain WebDataset tars (`00000.tar`, one member `<key>.safetensors` per sample) and an
 `index.parquet` that says where each sample lies. The tars can be streamed by anything that reads tar; the index makes
 every sample reachable by one `pread`, so that the order of training is arithmetic and never a shuffle buffer.
+Beside latents lies `null_embedding.safetensors`: what the network is told where a caption is dropped.
 
 Equal samples give equal bytes: fixed tar headers, no time, no owner, one parquet writer. The folder appears as a whole:
 shards are written first, the index last, then the folder is renamed into place. The index carries the sha256 of every
-shard, so its own sha256 stands for the whole view (`data_digest`).
+shard and of the null embedding, so its own sha256 stands for the whole view (`data_digest`).
 
 Pixel views hold `pixels` uint8 (F, H, W, 3) RGB and `fps` (scalar f32). Latent views hold `latents` (C, T, H, W),
 normalised, `text` (L, D) f16, `mask` (L,) bool, `motion` (scalar f32) and `caption` (UTF-8 bytes as uint8).
@@ -28,9 +29,12 @@ from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
+
+from sana_video.weights import NULL_FILE
 
 INDEX = pa.schema(
     [
@@ -46,6 +50,7 @@ INDEX = pa.schema(
 INDEX_NAME = "index.parquet"
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")  # no dot: WebDataset splits a member's name at the first one
 _SUBSETS = ("train", "val")
+_NULL_DIGEST = b"null_embedding"  # in the metadata of the index: the sha256 of NULL_FILE
 
 
 class ShardWriter:
@@ -55,10 +60,11 @@ class ShardWriter:
         shards.add(clip_id, {"latents": latents, ...}, bucket="48x80x17", subset="train")
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, null: tuple[Tensor, Tensor] | None = None) -> None:
+        """`null`: states (L, D) and mask (L,) of no caption, for a view that holds captions."""
         if max_bytes <= 0:
             raise ValueError(f"max_bytes must be positive, not {max_bytes}")
-        self.folder, self.max_bytes = Path(folder), max_bytes
+        self.folder, self.max_bytes, self._null = Path(folder), max_bytes, null
         self._incomplete = self.folder.with_name(self.folder.name + ".incomplete")
         self._rows: list[dict[str, Any]] = []
         self._keys: set[str] = set()
@@ -111,6 +117,16 @@ class ShardWriter:
             )
         return self._tar
 
+    def _write_null(self) -> dict[bytes, bytes] | None:
+        """What the index says of the null embedding, once that is on disk."""
+        if self._null is None:
+            return None
+        path = self._incomplete / NULL_FILE
+        text, mask = (tensor.detach().cpu().contiguous() for tensor in self._null)
+        path.write_bytes(save_tensors({"text": text, "mask": mask}))
+        _fsync(path)
+        return {_NULL_DIGEST: file_sha256(path).encode()}
+
     def _close_shard(self) -> None:
         if self._tar is None:
             return
@@ -124,7 +140,8 @@ class ShardWriter:
                 row["sha256"] = sha256
 
     def _publish(self) -> None:
-        table = pa.Table.from_pylist(sorted(self._rows, key=lambda row: str(row["key"])), schema=INDEX)
+        rows = sorted(self._rows, key=lambda row: str(row["key"]))
+        table = pa.Table.from_pylist(rows, schema=INDEX).replace_schema_metadata(self._write_null())
         index = self._incomplete / INDEX_NAME
         pq.write_table(table, index, row_group_size=65_536, compression="zstd", version="2.6")
         _fsync(index)
@@ -135,6 +152,24 @@ class ShardWriter:
         self._incomplete.rename(self.folder)
         _fsync(self.folder.parent)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def read_null(folder: Path) -> tuple[Tensor, Tensor]:
+    """States (L, D) and mask (L,) of no caption, as they were encoded with the view's captions.
+
+    Raises FileNotFoundError for a view without them, ValueError for a damaged file.
+    """
+    path = Path(folder) / NULL_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"view {folder} has no {NULL_FILE}, it is older than that file: run `sana-video data encode --view "
+            f"{Path(folder).name}` again"
+        )
+    try:
+        stored = load_tensors(path.read_bytes())
+        return stored["text"], stored["mask"]
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
 
 
 def read_index(folder: Path) -> pa.Table:
@@ -193,7 +228,7 @@ class ShardReader:
 
 
 def verify(folder: Path) -> None:
-    """Read every shard once. Raises ValueError naming the first that is missing, damaged, or not in the index."""
+    """Read every file once. Raises ValueError naming the first that is missing, damaged, or not in the index."""
     folder = Path(folder)
     index = read_index(folder)
     expected = dict(zip(index.column("shard").to_pylist(), index.column("sha256").to_pylist(), strict=True))
@@ -202,13 +237,17 @@ def verify(folder: Path) -> None:
             raise ValueError(f"shard {folder / shard} is missing")
         if file_sha256(folder / shard) != sha256:
             raise ValueError(f"shard {folder / shard} is damaged: its sha256 is not the one in {INDEX_NAME}")
+    null = (pq.read_schema(folder / INDEX_NAME).metadata or {}).get(_NULL_DIGEST)
+    path = folder / NULL_FILE
+    if null is not None and (not path.is_file() or file_sha256(path) != null.decode()):
+        raise ValueError(f"{path} is missing or damaged: its sha256 is not the one in {INDEX_NAME}")
     strangers = sorted({path.name for path in folder.glob("*.tar")} - set(expected))
     if strangers:
         raise ValueError(f"shard {folder / strangers[0]} is not in {INDEX_NAME}")
 
 
 def data_digest(folder: Path) -> str:
-    """What names the data of a view: the sha256 of its index, which holds that of every shard."""
+    """What names the data of a view: the sha256 of its index, which holds that of every other file."""
     read_index(folder)
     return file_sha256(Path(folder) / INDEX_NAME)
 

@@ -20,7 +20,7 @@ from torch import nn
 from sana_video.autoencoder.dcae_v import PRESETS as AUTOENCODERS
 from sana_video.autoencoder.dcae_v import DcaeV, DcaeVConfig
 from sana_video.config import SanaVideoConfig
-from sana_video.data.shards import data_digest, file_sha256
+from sana_video.data.shards import data_digest, file_sha256, read_null
 from sana_video.model import SanaVideo
 from sana_video.train.config import VERSION, StageParams, TrainParams
 from sana_video.train.objectives import FlowMatching, Objective, Reconstruction, Text
@@ -62,9 +62,12 @@ def start(
     *,
     model_preset: str,
     autoencoder_preset: str,
-    empty_text: Callable[[], Text],
 ) -> Start:
-    """The start of stage `name`. Raises ValueError or FileNotFoundError for an `init` that is absent or another's."""
+    """The start of stage `name`.
+
+    Raises ValueError or FileNotFoundError for an `init` that is absent or another's, or a view without its null
+    embedding.
+    """
     stage = params.stage(name)
     config: SanaVideoConfig | DcaeVConfig
     objective: Objective
@@ -75,7 +78,7 @@ def start(
     else:
         config = SanaVideoConfig.preset(model_preset).with_(chunk_frames=stage.chunk_frames)
         model, blank = _diffusion(stage, paths.init, config, params.seed)
-        text = empty_text()
+        text = read_null(paths.view)
         objective = FlowMatching(stage, config, text)
     data = data_digest(paths.view)
     init_digest = "none" if stage.from_scratch else file_sha256(paths.init / FILE_NAME)
@@ -84,7 +87,6 @@ def start(
         "seed": params.seed,
         "precision": params.precision,
         "model": config.model_dump(mode="json"),
-        "empty_text": None if text is None else [tensor.float().tolist() for tensor in text],
         "data": data,
         "init": init_digest,
         "version": VERSION,

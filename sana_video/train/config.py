@@ -50,7 +50,7 @@ class StageParams(_Section):
     crop_size: int | None = Field(default=None, gt=0)  # side of a random square crop, pixels; None for whole frames
 
     # bidirectional and chunk_causal
-    flow_shift: float | None = Field(default=None, gt=0)  # 3 where not given
+    flow_shift: float | None = Field(default=None, gt=0)  # of the times that are learned; 3 where not given
     caption_dropout: float | None = Field(default=None, ge=0, le=1)  # 0.1 where not given
     image_every: int | None = Field(default=None, ge=1)  # each so many steps learn from images, the first latent frames
     condition_image: float | None = Field(
@@ -79,6 +79,11 @@ class StageParams(_Section):
         if self.warmup > self.steps:
             raise ValueError(f"warmup {self.warmup} is longer than steps {self.steps}")
         return self
+
+    @property
+    def shift(self) -> float:
+        """`flow_shift`, or the published 3 where it is not given."""
+        return 3.0 if self.flow_shift is None else self.flow_shift
 
     @property
     def from_scratch(self) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -27,7 +27,7 @@ from sana_video.train import build, parallelize
 from sana_video.train.build import Paths
 from sana_video.train.config import StageParams, TrainParams
 from sana_video.train.ema import Ema
-from sana_video.train.objectives import Draw, Text
+from sana_video.train.objectives import Draw
 from sana_video.train.parallelize import World
 from sana_video.train.result import measure_latents, publish
 from sana_video.train.state import Checkpoints
@@ -62,16 +62,14 @@ def train(
     *,
     model_preset: str,
     autoencoder_preset: str,
-    empty_text: Callable[[], Text],
     stand_ins: Sequence[str],
     tracker: Tracker,
     track: Track,
 ) -> dict[str, Any]:
     """Run stage `name` to its last step, write `paths.out`, and return the summary written there.
 
-    `empty_text` gives the embedding (L, D) and mask (L,) of the empty caption; it is not called by the autoencoder's
-    stage. `stand_ins` are the names of stand-ins in use, copied into the summary. Raises ValueError or
-    FileNotFoundError for input that does not fit, Interrupted after SIGTERM, RuntimeError when losses stay non-finite.
+    `stand_ins` are the names of stand-ins in use, copied into the summary. Raises ValueError or FileNotFoundError for
+    input that does not fit, Interrupted after SIGTERM, RuntimeError when losses stay non-finite.
     """
     stage = params.stage(name)
     world = parallelize.start(params.launch.processes)
@@ -83,7 +81,6 @@ def train(
                 paths,
                 model_preset=model_preset,
                 autoencoder_preset=autoencoder_preset,
-                empty_text=empty_text,
             )
             loader = Loader(paths.view, begin.objective.fields, stage.batch, params.seed, world.rank, world.size)
             with closing(loader):

@@ -82,7 +82,7 @@ class FlowMatching:
         self.image_every = stage.image_every
         self.condition_image = stage.condition_image or 0.0
         self.caption_dropout = 0.1 if stage.caption_dropout is None else stage.caption_dropout
-        self.shift = 3.0 if stage.flow_shift is None else stage.flow_shift
+        self.shift = stage.shift
 
     def loss(self, model: nn.Module, batch: Batch, draw: Draw, step: int) -> Tensor:
         """Scalar: mean over samples of the squared error of the velocity."""
@@ -128,7 +128,9 @@ class FlowMatching:
         text, mask = batch.tensors["text"].float(), batch.tensors["mask"]
         empty_text, empty_mask = self.empty
         if text.shape[1:] != empty_text.shape:
-            raise ValueError(f"the view's text is {list(text.shape[1:])}, the text encoder's {list(empty_text.shape)}")
+            raise ValueError(
+                f"the view's captions are {list(text.shape[1:])}, its null embedding {list(empty_text.shape)}"
+            )
         dropped = draw.happens(self.caption_dropout).to(text.device)
         return (
             torch.where(dropped[:, None, None], empty_text.to(text), text),

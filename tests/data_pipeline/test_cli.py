@@ -18,14 +18,14 @@ from diffusers import AutoencoderKLWan
 from typer.testing import CliRunner
 
 from data_pipeline.cli import app
-from data_pipeline.encode import decoded, kept_clips, write_latents
+from data_pipeline.encode import Words, decoded, kept_clips, write_latents
 from data_pipeline.expectations import Joined
 from data_pipeline.params import PixelsParams
 from infra import gates
 from infra.settings import AppContext
 from infra.storage import digest
 from sana_video.autoencoder.dcae_v import PRESETS, DcaeV
-from sana_video.data.shards import ShardReader, read_index
+from sana_video.data.shards import ShardReader, read_index, read_null
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -107,8 +107,10 @@ def latents_repeat_caption_and_motion(project: Path) -> None:
         assert -1.0 <= float(video.min()) < 0 < float(video.max()) <= 1.0
         yield from (video[:, :, ::16, ::16, ::16], video[:, :, 4::4, ::16, ::16])
 
-    folder = project / "data/shards/test"
-    assert write_latents(folder, kept, view, 16, 1 << 20, project, encode, encode_text, lambda i, n, _: i) == len(kept)
+    folder, null = project / "data/shards/test", (torch.zeros(8, 3), torch.ones(8, dtype=torch.bool))
+    words = Words(encode_text, null)
+    assert write_latents(folder, kept, view, 16, 1 << 20, project, encode, words, lambda i, n, _: i) == len(kept)
+    assert all(map(torch.equal, read_null(folder), null))
     assert said == [f"{clip.caption} motion score: {int(clip.motion)}." for clip in kept]
     keys = read_index(folder).column("key").to_pylist()
     first, pixels = next(iter(decoded(kept, view, 16, project)))
@@ -136,7 +138,7 @@ def captions_are_read_once(project: Path) -> None:
     for view in ("low", "high"):
         assert sana(project, "encode", "--view", view)[0] == 0
     assert texts == {path: path.stat().st_mtime_ns for path in kept.rglob("*.safetensors")}
-    assert 0 < len(texts) <= read_index(shards / "low").num_rows
+    assert 1 < len(texts) <= read_index(shards / "low").num_rows + 1  # the captions, and no caption
     assert digest(shards / "low") == first
 
 

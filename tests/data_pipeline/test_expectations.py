@@ -275,12 +275,16 @@ def test_an_all_null_column_is_never_green(good: Rows) -> None:
 
 
 VIEW = PixelsParams(height=16, width=16, frames=5)
+NULL = (torch.ones(8, 3), torch.ones(8, dtype=torch.bool))
 
 
 def latent_view(
-    folder: Path, change: Callable[[dict[str, torch.Tensor]], None] = lambda sample: None, keys: str = "abcd"
+    folder: Path,
+    change: Callable[[dict[str, torch.Tensor]], None] = lambda sample: None,
+    keys: str = "abcd",
+    null: tuple[torch.Tensor, torch.Tensor] | None = NULL,
 ) -> Path:
-    with ShardWriter(folder, 1 << 20) as shards:
+    with ShardWriter(folder, 1 << 20, null=null) as shards:
         for number, key in enumerate(keys):
             noise = torch.randn(4, 2, 2, 2, generator=torch.Generator().manual_seed(number))
             sample = {
@@ -348,3 +352,19 @@ def test_a_damaged_shard_turns_the_view_red(tmp_path: Path) -> None:
     verdict = judge_shards(folder)
     assert verdict.verdict == "red"
     assert "00000.tar is damaged" in str(verdict.sections)
+
+
+@pytest.mark.parametrize(
+    ("null", "said"),
+    [
+        (None, "has no null_embedding.safetensors"),
+        ((NULL[0][:5], NULL[1][:5]), "is [5, 3], or not finite; 8 tokens belong"),
+        ((NULL[0] * float("nan"), NULL[1]), "is [8, 3], or not finite; 8 tokens belong"),
+    ],
+)
+def test_a_view_without_its_null_embedding_is_red(
+    tmp_path: Path, null: tuple[torch.Tensor, torch.Tensor] | None, said: str
+) -> None:
+    verdict = judge_shards(latent_view(tmp_path / "v", null=null))
+    assert verdict.verdict == "red"
+    assert said in str(verdict.sections)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sana_video.data.shards import ShardReader, ShardWriter, data_digest, read_index, verify
+from sana_video.data.shards import ShardReader, ShardWriter, data_digest, read_index, read_null, verify
 
 
 def sample(i: int) -> dict[str, torch.Tensor]:
@@ -37,6 +37,28 @@ def test_equal_samples_are_equal_bytes(tmp_path: Path) -> None:
     assert {p.name: p.read_bytes() for p in first.iterdir()} == {p.name: p.read_bytes() for p in second.iterdir()}
     assert data_digest(first) == data_digest(second)
     assert data_digest(write(tmp_path / "c", n=6)) != data_digest(first)
+
+
+def test_the_null_embedding_is_part_of_the_digest_and_is_verified(tmp_path: Path) -> None:
+    def view(name: str, value: float) -> Path:
+        null = (torch.full((3, 2), value), torch.tensor([True, True, False]))
+        with ShardWriter(tmp_path / name, max_bytes=4096, null=null) as shards:
+            shards.add("clip0", sample(0), bucket="24x40x5", subset="train")
+        return tmp_path / name
+
+    folder = view("a", 1.0)
+    text, mask = read_null(folder)
+    assert torch.equal(text, torch.ones(3, 2)) and mask.tolist() == [True, True, False]
+    verify(folder)
+    assert data_digest(folder) == data_digest(view("b", 1.0)) != data_digest(view("c", 2.0))
+    path = folder / "null_embedding.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="damaged"):
+        read_null(folder)
+    with pytest.raises(ValueError, match=r"null_embedding\.safetensors is missing or damaged"):
+        verify(folder)
+    with pytest.raises(FileNotFoundError, match="run `sana-video data encode --view old` again"):
+        read_null(write(tmp_path / "old"))
 
 
 def test_webdataset_reads_the_tars(tmp_path: Path) -> None:

@@ -31,7 +31,6 @@ loop.train(
     job["stage"], TrainParams.model_validate(job["params"]),
     loop.Paths(**{name: Path(path) for name, path in job["paths"].items()}),
     model_preset="tiny", autoencoder_preset="small", stand_ins=[], tracker=Quiet(),
-    empty_text=lambda: (torch.zeros(4, 384), torch.ones(4, dtype=torch.bool)),
     track=lambda iterable, total, label: iterable,
 )
 """
@@ -43,7 +42,8 @@ def view(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "view"
     generator = torch.Generator().manual_seed(0)
     basis = torch.randn(3, 16, 5, 4, 6, generator=generator)
-    with ShardWriter(folder, max_bytes=1 << 20) as shards:
+    null = (torch.zeros(4, 384), torch.ones(4, dtype=torch.bool))
+    with ShardWriter(folder, max_bytes=1 << 20, null=null) as shards:
         for i in range(40):
             weights = torch.randn(3, generator=generator)
             text = torch.zeros(4, 384, dtype=torch.float16)
@@ -136,7 +136,6 @@ def train_here() -> Callable[..., tuple[dict[str, Any], Recorder]]:
             loop.Paths(**{name: Path(path) for name, path in job["paths"].items()}),
             model_preset=preset,
             autoencoder_preset="small",
-            empty_text=lambda: (torch.zeros(4, 384), torch.ones(4, dtype=torch.bool)),
             stand_ins=["minilm"],
             tracker=recorder,
             track=shown,

@@ -16,6 +16,8 @@ from sana_video.data.shards import ShardWriter, data_digest, file_sha256
 from sana_video.model import SanaVideo
 from sana_video.train import loop
 
+NULL = (torch.zeros(4, 384), torch.ones(4, dtype=torch.bool))
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
@@ -41,7 +43,7 @@ def test_a_stage_from_scratch_learns_and_says_so(job: Any, train_here: Any, view
     assert [int(row["step"]) for row in rows] == [step for step, _ in recorder.rows] == list(range(25))
     assert float(rows[-1]["heldout"]) == written["heldout_end"]
     assert SanaVideo.from_pretrained(tmp_path / "out").config.chunk_frames is None
-    null = load_file(tmp_path / "out" / "null_embedding.safetensors")  # what conftest.py trains with for no caption
+    null = load_file(tmp_path / "out" / "null_embedding.safetensors")  # the view's, as conftest.py wrote it
     assert torch.equal(null["text"], torch.zeros(4, 384)) and null["mask"].all()
 
 
@@ -117,7 +119,7 @@ def test_sigterm_saves_and_says_how_to_go_on(job: Any, run: Any, command: Any, t
 
 
 def test_losses_that_stay_not_finite_end_the_run(job: Any, train_here: Any, tmp_path: Path) -> None:
-    with ShardWriter(tmp_path / "view", max_bytes=1 << 20) as shards:
+    with ShardWriter(tmp_path / "view", max_bytes=1 << 20, null=NULL) as shards:
         for i in range(6):
             sample = {"latents": torch.full((16, 1, 2, 2), float("nan")), "text": torch.zeros(4, 384).half()}
             sample["mask"] = torch.ones(4, dtype=torch.bool)
@@ -127,6 +129,18 @@ def test_losses_that_stay_not_finite_end_the_run(job: Any, train_here: Any, tmp_
     with pytest.raises(RuntimeError, match="20 steps in a row were not finite, at step 19"):
         train_here(broken)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_view_without_its_null_embedding_is_to_be_encoded_again(job: Any, train_here: Any, tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "low", max_bytes=1 << 20) as shards:
+        for i in range(6):
+            sample = {"latents": torch.zeros(16, 1, 2, 2), "text": torch.zeros(4, 384).half()}
+            sample["mask"] = torch.ones(4, dtype=torch.bool)
+            shards.add(f"c{i}", sample, bucket="b", subset="val" if i == 0 else "train")
+    old = job()
+    old["paths"]["view"] = str(tmp_path / "low")
+    with pytest.raises(FileNotFoundError, match="run `sana-video data encode --view low` again"):
+        train_here(old)
 
 
 def test_what_does_not_fit_is_said(job: Any, train_here: Any, tmp_path: Path) -> None:
@@ -141,7 +155,7 @@ def test_what_does_not_fit_is_said(job: Any, train_here: Any, tmp_path: Path) ->
 
 
 def _with_other_channels(job: Any, train_here: Any, tmp_path: Path) -> None:
-    with ShardWriter(tmp_path / "other", max_bytes=1 << 20) as shards:
+    with ShardWriter(tmp_path / "other", max_bytes=1 << 20, null=NULL) as shards:
         for i in range(6):
             sample = {"latents": torch.zeros(4, 1, 2, 2), "text": torch.zeros(4, 384).half()}
             sample["mask"] = torch.ones(4, dtype=torch.bool)
