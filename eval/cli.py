@@ -94,7 +94,7 @@ class Job:
         for view in ("pixels", params.view):
             self.require(f"shards-{view}", f"data/shards/{view}")
         text = load_section(self.params_path, "text", TextParams, self.overrides)
-        return Subject(self.root, params, text, self.train.stage(params.stage).flow_shift or 3.0)
+        return Subject(self.root, params, text, self.train.stage(params.stage))
 
     def maker(self, folder: str) -> str | None:
         """The training stage that writes `folder`; None for weights from elsewhere, which have no gate of ours."""
@@ -165,10 +165,11 @@ def t2v(context: typer.Context, overrides: Overrides = None, show: Show = False)
 
     def work(progress: Progress) -> Counters:
         from eval import suite, tables
+        from sana_video.device import best_device, sampling_dtype
         from sana_video.model import SanaVideo
 
-        subject = job.subject()
-        model = SanaVideo.from_pretrained(subject.model)
+        subject, device = job.subject(), best_device()
+        model = SanaVideo.from_pretrained(subject.model, device=device, dtype=sampling_dtype(device))
         losses = suite.heldout_rows(model, subject.view(subject.params.view), subject.params.seed, progress.track)
         tables.write("heldout", losses, subject.out / "heldout.parquet")
         credit = suite.credit(suite.sources(job.root, job.batches))

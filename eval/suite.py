@@ -1,7 +1,7 @@
 """What is measured, from the model's folder to the tables: reconstruction, held-out loss, generated clips.
 
 Each part is a function that returns rows; the command writes them. Noise is drawn on the CPU from a hash of what it is
-for, so the rows depend on no order, and the same model gives the same rows.
+for, so the rows depend on no order, and the same model gives the same rows on the same kind of device.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from eval.metrics.fullref import mean_colour, psnr, psnr_pooled, ssim
 from eval.params import EvalParams
 from sana_video import flow
 from sana_video.autoencoder import Autoencoder, load_autoencoder
-from sana_video.config import SamplingDefaults
 from sana_video.data.shards import ShardReader
+from sana_video.device import best_device
 from sana_video.model import SanaVideo
 from sana_video.pipeline import SanaVideoPipeline
 from sana_video.text import TextParams, load_text_encoder
+from sana_video.train.config import StageParams
 from sana_video.video.pixels import to_uint8
 
 EVAL_VERSION = 1  # of the meaning of the tables; equals `eval` in versions.yaml
@@ -46,7 +47,7 @@ class Subject:
     root: Path
     params: EvalParams
     text: TextParams
-    flow_shift: float
+    trained: StageParams
 
     @property
     def model(self) -> Path:
@@ -86,7 +87,7 @@ def held_out(view: Path) -> Iterator[tuple[str, dict[str, Tensor]]]:
 @torch.no_grad()
 def vae_rows(subject: Subject, track: Track) -> list[Row]:
     """Reconstruction of each held-out clip at each level of latent noise, x' = x + eps z (paper, Table 7)."""
-    autoencoder = load_autoencoder(subject.autoencoder)
+    autoencoder = load_autoencoder(subject.autoencoder, device=best_device())
     clips = track(list(held_out(subject.view("pixels"))), label="reconstruction")
     return [
         row for clip_id, sample in clips for row in _vae_clip(autoencoder, clip_id, sample["pixels"], subject.params)
@@ -112,7 +113,7 @@ def _reconstruct(
     autoencoder: Autoencoder, latents: Tensor, eps: float, clip_id: str, reference: NDArray[np.uint8], seed: int
 ) -> Row:
     noise = torch.randn(latents.shape, generator=_generator("vae", seed, clip_id, eps))
-    shown = autoencoder.decode(latents + eps * noise)
+    shown = autoencoder.decode(latents + eps * noise.to(latents))
     if not bool(torch.isfinite(shown).all()):
         return {"eps": eps, "status": "failed", "reason": "the reconstruction is not finite"}
     clip = to_uint8(shown)[0].numpy()
@@ -128,6 +129,7 @@ def heldout_rows(model: SanaVideo, view: Path, seed: int, track: Track) -> list[
 
 
 def _heldout_clip(model: SanaVideo, clip_id: str, sample: dict[str, Tensor], seed: int) -> list[Row]:
+    device = model.patch_embed.weight.device
     sigmas = torch.tensor(SIGMAS)
     clean = sample["latents"].float().expand(len(SIGMAS), *sample["latents"].shape)
     noise = torch.stack(
@@ -136,7 +138,8 @@ def _heldout_clip(model: SanaVideo, clip_id: str, sample: dict[str, Tensor], see
     target = flow.velocity_target(clean, noise)
     text = sample["text"].float().expand(len(SIGMAS), -1, -1)
     mask = sample["mask"].expand(len(SIGMAS), -1)
-    velocity = model(flow.add_noise(clean, noise, sigmas), flow.network_timestep(sigmas), text, mask)
+    told = (flow.add_noise(clean, noise, sigmas), flow.network_timestep(sigmas), text, mask)
+    velocity = model(*(part.to(device) for part in told)).float().cpu()
     rows = []
     for i, sigma in enumerate(SIGMAS):
         loss, zero = float(flow.flow_loss(velocity[i], target[i])), float(target[i].square().mean())
@@ -147,15 +150,14 @@ def _heldout_clip(model: SanaVideo, clip_id: str, sample: dict[str, Tensor], see
 
 
 def pipeline(subject: Subject, model: SanaVideo) -> SanaVideoPipeline:
-    """The model as it will be released, sampled at the size and rate of its view."""
-    autoencoder = load_autoencoder(subject.autoencoder)
+    """The model as it will be released, on its own device, sampled at the size and rate of its view."""
+    device = model.patch_embed.weight.device
+    autoencoder = load_autoencoder(subject.autoencoder, device=device)
     frames, height, width, fps = shown_size(subject, autoencoder)
-    params = subject.params
-    defaults = SamplingDefaults(
-        fps=fps, height=height, width=width, frames=frames, steps=params.steps, guidance=params.guidance,
-        flow_shift=subject.flow_shift,
-    )  # fmt: skip
-    return SanaVideoPipeline(model, watched(autoencoder), load_text_encoder(subject.text), defaults)
+    defaults = subject.params.sampling(subject.trained, fps=fps, height=height, width=width, frames=frames)
+    place = subject.root / subject.text.folder if subject.text.folder else None
+    encoder = load_text_encoder(subject.text, place, device=device)
+    return SanaVideoPipeline(model, watched(autoencoder), encoder, defaults)
 
 
 def shown_size(subject: Subject, autoencoder: Autoencoder) -> tuple[int, int, int, float]:

@@ -61,8 +61,11 @@ def _libraries(root: Path) -> Iterator[Check]:
 def _device(root: Path) -> Iterator[Check]:
     import torch
 
+    from sana_video.ops.select import describe
+
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     yield Check("device", True, f"GPU: {device}, {torch.get_num_threads()} CPU threads")
+    yield Check("operations", True, describe())
 
 
 def _disk(root: Path) -> Iterator[Check]:

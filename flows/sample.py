@@ -170,14 +170,15 @@ def _size(text: str | None) -> tuple[int | None, int | None, str | None]:
 def _load(request: Request, folder: Path) -> SanaVideoPipeline:
     import torch
 
+    from sana_video.device import sampling_dtype
     from sana_video.pipeline import SanaVideoPipeline
 
     device = _device(request.device)
-    bf16 = request.precision == "bf16" or (request.precision is None and device.type == "cuda")
+    named = {"bf16": torch.bfloat16, "fp32": torch.float32, None: sampling_dtype(device)}
     return SanaVideoPipeline.from_pretrained(
         folder,
         device=device,
-        dtype=torch.bfloat16 if bf16 else torch.float32,
+        dtype=named[request.precision],
         autoencoder_dtype=torch.float32 if request.precision == "fp32" else None,
     )
 
@@ -186,8 +187,10 @@ def _device(name: str | None) -> torch.device:
     """The device called `name`; without one the first GPU, else the CPU."""
     import torch
 
+    from sana_video.device import best_device
+
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return best_device()
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
