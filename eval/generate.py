@@ -20,6 +20,7 @@ from torch import Tensor
 from eval.metrics.noref import measure
 from eval.params import EvalParams
 from sana_video.autoencoder import Autoencoder
+from sana_video.config import SamplingDefaults
 from sana_video.data.shards import ShardReader
 from sana_video.pipeline import SanaVideoPipeline
 from sana_video.video.mp4 import encode_mp4
@@ -97,13 +98,18 @@ def generated(pipeline: SanaVideoPipeline, prompt: Prompt, seed: int, out: Path,
     except (NotFinite, ValueError) as error:
         return {**row, "status": "failed", "reason": str(error)}
     known = pipeline.defaults
-    sampling = f"{known.steps} steps; guidance {known.guidance:g}; shift {known.flow_shift:g}"
-    settings = f"seed {seed}; motion score {int(prompt.motion)}; {sampling}"
+    settings = f"seed {seed}; motion score {int(prompt.motion)}; {_sampling(known)}"
     told = {"title": prompt.text, "comment": settings, "description": "made by a model, not filmed"}
     file = save(
         frames, known.fps, out, f"{prompt.clip_id}-{seed}", {**told, **({"copyright": credit} if credit else {})}
     )
     return {**row, **scores, "file": file, "status": "ok"}
+
+
+def _sampling(known: SamplingDefaults) -> str:
+    if known.step_list is not None:
+        return f"steps {', '.join(map(str, known.step_list))}"
+    return f"{known.steps} steps; guidance {known.guidance:g}; shift {known.flow_shift:g}"
 
 
 def real(frames: NDArray[Any], fps: float, prompt: Prompt, out: Path, credit: str) -> Row:

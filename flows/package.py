@@ -172,18 +172,17 @@ def _autoencoder(source: Path, folder: Path) -> None:
 
 
 def _sampling(release: Release) -> SamplingDefaults:
-    """As it was evaluated; the motion score is that of the held-out real clips."""
+    """As it was evaluated; the motion score is that of the held-out real clips where params.yaml names none."""
     params, view = release.params, release.params.data.views[release.params.eval.view]
-    motion = release.summary["measures"]["t2v/flow_motion"]["real"]["mean"]
-    return SamplingDefaults(
+    measured = release.summary["measures"]["t2v/flow_motion"]["real"]["mean"]
+    chosen = params.release.motion_score
+    return params.eval.sampling(
+        params.train.stages[params.eval.stage],
         fps=params.data.split.fps,
         height=view.height,
         width=view.width,
         frames=view.frames,
-        steps=params.eval.steps,
-        guidance=params.eval.guidance,
-        flow_shift=params.train.stages[params.eval.stage].flow_shift or 3.0,
-        motion_score=round(motion),
+        motion_score=round(measured) if chosen is None else chosen,
     )
 
 
@@ -252,7 +251,7 @@ def card(release: Release) -> str:
         "project's own pipeline: every step from raw film to this folder passed a gate, see `gates/`.",
         f'## Use\n\n```\nsana-video sample --model {name}@champion --prompt "{PROMPTS[0]}" --out sample.mp4\n```\n\n'
         f"By default {sampling.frames} frames of {sampling.height}x{sampling.width} at {sampling.fps:g} frames per "
-        f"second, {sampling.steps} steps, guidance {sampling.guidance:g}. `prompts.json` holds prompts to try.",
+        f"second, {_schedule(sampling)}. `prompts.json` holds prompts to try.",
         f"## Data\n\n{_source_list(release.sources)}\n\n"
         "Clips made by this model derive from these films; keep the attribution.",
         f"## Training\n\n{_training_table(release.training)}",
@@ -263,6 +262,12 @@ def card(release: Release) -> str:
         "do not use them to deceive, or to depict real people. Weights: Apache-2.0; the films keep their own licences.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _schedule(sampling: SamplingDefaults) -> str:
+    if sampling.step_list is not None:
+        return f"in {len(sampling.step_list)} steps without guidance"
+    return f"{sampling.steps} steps, guidance {sampling.guidance:g}, shift {sampling.flow_shift:g}"
 
 
 def _source_list(sources: Iterable[tuple[str, str, str]]) -> str:

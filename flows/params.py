@@ -187,6 +187,8 @@ def _eval_mistakes(params: Params) -> Iterator[str]:
         yield f"eval.stage {section.stage} trains the autoencoder, it generates nothing"
     elif (trained_on := stages[section.stage].autoencoder) != section.autoencoder:
         yield f"eval.autoencoder {section.autoencoder} is not that of stage {section.stage}, {trained_on}"
+    elif section.step_list is not None and stages[section.stage].objective != "chunk_causal":
+        yield f"eval.step_list is for a chunk-causal model; eval.stage {section.stage} is none"
     if section.view not in params.data.views:
         yield f"eval.view {section.view} is not in data.views ({', '.join(params.data.views)})"
     videos = section.prompts * section.seeds_per_prompt

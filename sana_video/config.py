@@ -161,15 +161,18 @@ class SamplingDefaults(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.step_list is not None:
-            bounded = (1001, *self.step_list, 0)
-            if not self.step_list or any(high <= low for high, low in pairwise(bounded)):
-                raise ValueError(f"step_list {list(self.step_list)} must fall strictly, within 1000 to 1")
+        check_step_list(self.step_list)
         return self
 
     @classmethod
     def load(cls, path: Path) -> Self:
         return validated(cls, read_json(path), path)
+
+
+def check_step_list(steps: tuple[int, ...] | None) -> None:
+    """ValueError unless `steps` are timesteps that fall strictly, within 1000 to 1, or None."""
+    if steps is not None and (not steps or any(high <= low for high, low in pairwise((1001, *steps, 0)))):
+        raise ValueError(f"step_list {list(steps)} must fall strictly, within 1000 to 1")
 
 
 def read_json(path: Path) -> dict[str, Any]:

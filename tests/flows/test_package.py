@@ -146,6 +146,17 @@ def test_a_published_autoencoder_is_released_in_our_layout(project: Path) -> Non
     assert "small DCAE-V" not in (project / "release" / "README.md").read_text()
 
 
+def test_what_is_released_is_sampled_as_params_say(project: Path) -> None:
+    document = yaml.safe_load((project / "params.yaml").read_text())
+    document["eval"] |= {"flow_shift": 8.0, "negative_prompt": "blurry"}
+    document["release"]["motion_score"] = 30
+    (project / "params.yaml").write_text(yaml.safe_dump(document))
+    pack(project)
+    told = json.loads((project / "release" / "sampling.json").read_text())
+    assert (told["flow_shift"], told["negative_prompt"], told["motion_score"]) == (8.0, "blurry", 30)
+    assert "shift 8" in (project / "release" / "README.md").read_text()
+
+
 def test_a_red_or_stale_verdict_refuses(project: Path) -> None:
     verdict(project, "release", "red")
     with pytest.raises(gates.GateRed):

@@ -44,6 +44,7 @@ def test_the_stride_stated_here_is_the_networks_own() -> None:
         ("train.stages.t2i.autoencoder=models/causal", "not the output of a stage with objective autoencoder"),
         ("eval.stage=nosuch", "eval.stage nosuch is not in train.stages"),
         ("eval.stage=autoencoder", "it generates nothing"),
+        ("eval.step_list=[500,1000]", "must fall strictly"),
         ("eval.view=nosuch", "eval.view nosuch is not in data.views"),
         ("eval.gate.min_videos=9", "can never be met"),
         ("flow.schedules.curate='0 3 * *'", "expected 5 fields"),
@@ -56,6 +57,13 @@ def test_a_mistake_is_one_line(override: str, said: str) -> None:
         params.load(SHIPPED, [override])
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_step_list_is_for_a_chunk_causal_model() -> None:
+    steps = "eval.step_list=[1000, 960, 889, 727]"
+    assert params.load(SHIPPED, [steps]).eval.step_list == (1000, 960, 889, 727)
+    with pytest.raises(ValueError, match=r"is for a chunk-causal model; eval\.stage t2v_high is none"):
+        params.load(SHIPPED, [steps, "eval.stage=t2v_high"])
 
 
 def test_stages_that_start_from_one_another_are_refused() -> None:
