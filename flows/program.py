@@ -42,7 +42,7 @@ class Program(TyperGroup):
             outcome = classify(error)
             if outcome.kind == "failed" and not isinstance(error, (OSError, RuntimeError)):
                 traceback.print_exception(error, file=sys.stderr)
-            typer.echo(outcome.reason + _how_to_fetch(error), err=True)
+            typer.echo(outcome.reason, err=True)
             raise typer.Exit(outcome.exit_code) from None
 
     def _own_options(self, args: Sequence[str]) -> set[str]:
@@ -119,17 +119,6 @@ def _nearest(folder: Path) -> Path:
         return find_root(folder)
     except FileNotFoundError:
         return folder.resolve()
-
-
-def _how_to_fetch(error: Exception) -> str:
-    """For published weights that are not there: what they are, their size and licence, and the command for them."""
-    from sana_video.weights import MissingWeights
-
-    if not isinstance(error, MissingWeights):
-        return ""
-    from infra.weights import describe
-
-    return f": {describe(error.name)}"
 
 
 def _is_typers(error: Exception) -> bool:

@@ -33,6 +33,7 @@ from infra.stage import classify
 from infra.storage import atomic_text
 
 COUPLING = ("dvc.yaml", "params.yaml", "versions.yaml")
+WEIGHTS = "weights"  # where `sana-video weights fetch` puts them
 
 
 class Busy(RuntimeError):
@@ -176,10 +177,16 @@ def _seed_lock(root: Path, place: Path) -> None:
 
 
 def _link_sources(root: Path, place: Path) -> None:
-    """What the graph reads and no stage makes (raw films, weights) is linked where git does not carry it."""
-    for source in _sources(place, read_graph(place)):
+    """What the stages read and none of them makes (raw films, weights) is linked where git does not carry it.
+
+    All weights are, for not all are in the graph: a stage finds those of its text encoder by `text.folder`.
+    """
+    text = load_yaml(place / "params.yaml").get("text") or {}
+    told = {Path(text["folder"])} if text.get("folder") else set()
+    weights = {path.relative_to(root) for path in (root / WEIGHTS).glob("[!.]*")}
+    for source in _sources(place, read_graph(place)) | told | weights:
         here, there = place / source, root / source
-        if not here.exists() and there.exists():
+        if ".." not in source.parts and not here.exists() and there.exists():
             here.parent.mkdir(parents=True, exist_ok=True)
             here.unlink(missing_ok=True)
             here.symlink_to(there, target_is_directory=there.is_dir())

@@ -30,6 +30,7 @@ from pydantic import ValidationError
 
 from infra.gates import GateBroken, GateRed
 from infra.storage import atomic_text
+from infra.weights import how_to_fetch
 
 Item = TypeVar("Item")
 Counters = Mapping[str, float | int | str]
@@ -148,7 +149,7 @@ def run(name: str, work: Callable[[Progress], Counters | None], *, root: Path, g
 
 def classify(error: BaseException) -> Outcome:
     """What an exception means to the caller: the user's to mend (2), a gate (3, 4), worth a retry, or a failure (1)."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = (" ".join(str(error).split()) or type(error).__name__) + how_to_fetch(error)
     if isinstance(error, GateRed):
         return Outcome("gate_red", 3, text)
     if isinstance(error, GateBroken):

@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -88,6 +88,21 @@ def describe(name: str) -> str:
         f"{name}: {entry.purpose}, {_size(entry.bytes)}, licence: {entry.licence} ({entry.terms}); "
         f"`sana-video weights fetch {name}` fetches it from {entry.repo}"
     )
+
+
+@runtime_checkable
+class Absent(Protocol):
+    """An error for weights that are not in `folder`: `name` is what the catalogue calls them. Whoever raises it need
+    not know of the catalogue; whoever shows it adds `how_to_fetch`."""
+
+    name: str
+    folder: Path
+
+
+def how_to_fetch(error: BaseException) -> str:
+    """What to add to the message of `error` where it is of weights in the catalogue; else nothing."""
+    absent = isinstance(error, FileNotFoundError) and isinstance(error, Absent) and error.name in catalogue()
+    return f": {describe(error.name)}" if absent and isinstance(error, Absent) else ""
 
 
 def listing(folder: Path) -> list[dict[str, str]]:

@@ -89,7 +89,9 @@ def small_project(tmp_path: Path) -> Path:
     (root / "versions.yaml").write_text("a: 1\n")
     (root / "raw").mkdir()
     (root / "raw" / "raw.txt").write_text("raw ")
-    (root / ".gitignore").write_text("/out/\n/reports/\n/runs/\n/.worktrees/\n/raw\n/orders.json\n/.prefect/\n")
+    (root / ".gitignore").write_text(
+        "/out/\n/reports/\n/runs/\n/.worktrees/\n/raw\n/weights/\n/orders.json\n/.prefect/\n"
+    )
     git(root, "init", "-q")
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=root, check=True, capture_output=True)
     (root / ".dvc" / "config").write_text("[core]\n    analytics = false\n    autostage = false\n")

@@ -94,10 +94,14 @@ def test_overrides_in_the_checkout_are_refused(small_project: Path, curate: Call
 def test_a_worktree_works_on_what_is_committed_and_brings_it_home(
     small_project: Path, curate: Callable[..., Any]
 ) -> None:
+    gemma = small_project / "weights" / "gemma"  # fetched, ignored by git, named by no stage of the graph
+    gemma.mkdir(parents=True)
+    (gemma / "config.json").write_text("{}")
     state = curate(small_project, worktree=True)
     assert state.is_completed(), state.message
     place = small_project / ".worktrees" / "curate"
     assert (place / "raw").is_symlink()
+    assert (place / "weights" / "gemma" / "config.json").read_text() == "{}"
     report = (small_project / "out" / "report.txt").read_text()
     assert report == (place / "out" / "report.txt").read_text()
     assert not (small_project / "runs" / "status").exists()  # nothing ran in the checkout

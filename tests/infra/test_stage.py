@@ -225,3 +225,17 @@ def test_progress_is_a_bar_on_a_terminal() -> None:
 
 def test_classify_serves_commands_that_are_no_stage() -> None:
     assert classify(GateRed("red")).exit_code == 3
+
+
+def test_missing_weights_are_told_with_what_they_are_and_how_to_fetch_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Missing(FileNotFoundError):
+        name, folder = "wan2.1-vae", tmp_path
+
+    assert run("encode", failing(Missing("no weights")), root=tmp_path) == 1  # as of code that is not ours
+    line = capsys.readouterr().err
+    for told in ("no weights", "GB", "licence", "sana-video weights fetch wan2.1-vae"):
+        assert told in line
+    assert line.count("\n") == 1
+    assert "fetch" not in classify(FileNotFoundError("something else")).reason
