@@ -3,11 +3,11 @@
 import json
 import platform
 import string
-import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from timing import commit
 
 from sana_video import SanaVideo, SanaVideoConfig
 from sana_video.autoencoder.wan import Wan
@@ -127,7 +127,6 @@ def wanted_device(name: str | None) -> torch.device:
 
 def about(device: torch.device) -> dict[str, Any]:
     """What the figures were taken on: device, versions, commit."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if cuda else f"CPU, {torch.get_num_threads()} threads",
@@ -135,5 +134,5 @@ def about(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "commit": commit.stdout.strip() or None,
+        "commit": commit(),
     }

@@ -138,6 +138,7 @@ def training_step(preset: str, rounds: int) -> dict[str, Any]:
             step()
             times[name] = interleaved({name: step}, rounds=rounds, calls=3)[name]
             memory[name] = torch.cuda.max_memory_allocated() / 2**30
+            print(f"  {name}: {times[name]:.1f} ms, {memory[name]:.1f} GiB", flush=True)
         except torch.cuda.OutOfMemoryError:
             print(f"  {name}: out of memory", flush=True)
         del run, network, step

@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 from sana_video.video.io import SCALE, Pixels
 from sana_video.video.probe import open_video
 
+THREADS = 8  # of x264, whatever the machine has: the bytes depend on their number, not on their order
 METADATA_KEYS = frozenset({"title", "artist", "comment", "copyright", "description", "genre", "date"})
 
 
@@ -99,7 +100,7 @@ def _stream(container: OutputContainer, size: tuple[int, int], fps: Fraction, cr
         "crf": str(crf),
         "preset": "medium",
         "flags": "+bitexact",
-        "threads": "1",
+        "threads": str(THREADS),
         # the lookahead's macroblock tree gave other bytes for equal input in one encode of five (x264 with assembly)
         "x264-params": "no-mbtree=1:rc-lookahead=0",
     }
