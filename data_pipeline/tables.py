@@ -71,18 +71,35 @@ SCORES = pa.schema(
     [
         ("clip_id", _str),
         ("flow_motion", _f64),  # mean L2 flow over pairs 0.5 s apart, pixels of the 320x576 picture
-        ("flow_pairs", pa.list_(_f64)),
+        ("flow_pairs", pa.list_(_f64)),  # mean L2 of each pair
+        ("flow_absmean_pairs", pa.list_(_f64)),  # mean of |u| and |v| together, of each pair
+        ("flow_times", pa.list_(_f64)),  # seconds from the clip's start to the first picture of each pair
+        ("camera_motion", _f64),  # the part of the flow that one global camera model explains
+        ("camera_jitter", _f64),  # how much the camera's motion changes from pair to pair
+        ("object_motion", _f64),  # what the camera leaves
         ("flow_estimator", _str),
         ("vmaf_motion", _f64),  # mean over frames but the first, luma 0-255 scale
         ("saturation", _f64),  # mean HSV S, 0-255
+        ("saturation_lit", _f64),  # the same without dark pixels and black bars; null where nothing is lit
+        ("brightness", _f64),  # mean HSV V, 0-255
+        ("colour", pa.list_(_f64)),  # mean R, G, B, 0-255
         ("aesthetic", _f64),  # 0-1
         ("technical", _f64),  # 0-1
         ("overall", _f64),  # 0-1
         ("aesthetic_scorer", _str),
-        ("brightness", _f64),  # mean HSV V, 0-255
-        ("colour", pa.list_(_f64)),  # mean R, G, B, 0-255
+        ("borders", _f64),  # share of the picture under black bars, 0-1
+        ("watermark", _f64),  # 0-1: edges that stand still in a corner while the picture changes
+        ("stillness", _f64),  # share of the pairs of frames that do not move
+        ("flicker", _f64),  # brightness that goes up and down from frame to frame, 0-255 levels
+        ("duplicate_frames", _f64),  # share of the frames that repeat the one before
+        ("text_area", _f64),  # share of the picture under text; null where not asked for
+        ("text_detector", _str),
+        ("nsfw", _f64),  # 0-1; null where not asked for
+        ("nsfw_detector", _str),
         ("cuts_inside", _i32),
         ("phash", pa.list_(pa.uint64())),  # one per compared frame
+        ("embedding", pa.list_(pa.float32())),  # unit length
+        ("embedder", _str),
         ("height", _i32),  # the size the measures were taken at
         ("width", _i32),
         ("reason", _str),

@@ -19,6 +19,7 @@ SPLIT = SplitParams(detector="content", threshold=27.0, min_shot_seconds=0.6, fp
 PARAMS = ScoreParams(short_side=96, flow="dis", aesthetic="classical", sample_seconds=0.5, workers=2)
 VERSIONS = measures.MEASURE_VERSIONS
 ALL = LimitParams()
+MEASURED = [name for columns in score.COLUMNS.values() for name in columns]
 
 
 def track(items: Any, total: int, label: str) -> Any:
@@ -69,7 +70,7 @@ def test_every_clip_has_every_measure_labelled_with_its_estimator(batch: Batch) 
     rows = batch.scores().to_pylist()
     assert len(rows) == batch.clips.num_rows == 4
     for row in rows:
-        assert row["reason"] is None and all(row[name] is not None for name in row if name != "reason")
+        assert row["reason"] is None and all(row[name] is not None for name in MEASURED)
         assert row["flow_estimator"] == "opencv-dis (stand-in for UniMatch)"
         assert row["aesthetic_scorer"] == "classical (stand-in for DOVER)"
         assert len(row["flow_pairs"]) == 2 and len(row["phash"]) == 3 and (row["height"], row["width"]) == (96, 160)
