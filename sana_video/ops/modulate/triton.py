@@ -104,7 +104,7 @@ def store_sums(ptr, chunks, D: tl.constexpr, CHUNK: tl.constexpr):
 
 
 @triton.jit
-def _modulated(a, scale, shift):
+def modulated_rows(a, scale, shift):
     chunks = ()
     for i in tl.static_range(len(a)):
         chunks = chunks + (a[i] * (1.0 + scale[i]) + shift[i],)
@@ -112,7 +112,7 @@ def _modulated(a, scale, shift):
 
 
 @triton.jit
-def _rounded(a, dtype: tl.constexpr):
+def rounded(a, dtype: tl.constexpr):
     chunks = ()
     for i in tl.static_range(len(a)):
         chunks = chunks + (a[i].to(dtype).to(tl.float32),)
@@ -120,7 +120,7 @@ def _rounded(a, dtype: tl.constexpr):
 
 
 @triton.jit
-def _normed(a, eps, D: tl.constexpr, CHUNK: tl.constexpr):
+def normed_rows(a, eps, D: tl.constexpr, CHUNK: tl.constexpr):
     """LayerNorm of rows, and 1/σ; what lies beyond D stays zero."""
     mean = row_mean(a, D)
     columns = tl.arange(0, CHUNK)[None, :]
@@ -180,13 +180,13 @@ def _forward_kernel(
             branch = plus(branch, load_rows(skip_ptr, at, row_ok, D, CHUNK))
         if GATE:
             branch = times(branch, load_rows(gate_ptr, of_group + group * gate_stride, row_ok, D, CHUNK))
-        rows = _rounded(plus(rows, branch), stream_ptr.dtype.element_ty)
+        rows = rounded(plus(rows, branch), stream_ptr.dtype.element_ty)
         store_rows(stream_ptr, at, row_ok, rows, D, CHUNK)
     if NORM:
         scale = load_rows(scale_ptr, of_group + group * scale_stride, row_ok, D, CHUNK)
         shift = load_rows(shift_ptr, of_group + group * shift_stride, row_ok, D, CHUNK)
-        normed, _ = _normed(rows, eps, D, CHUNK)
-        store_rows(y_ptr, at, row_ok, _modulated(normed, scale, shift), D, CHUNK)
+        normed, _ = normed_rows(rows, eps, D, CHUNK)
+        store_rows(y_ptr, at, row_ok, modulated_rows(normed, scale, shift), D, CHUNK)
 
 
 @triton.jit
@@ -226,7 +226,7 @@ def _backward_kernel(
             rows = load_rows(stream_ptr, at, row_ok, D, CHUNK)
             dy = load_rows(dy_ptr, at, row_ok, D, CHUNK)
             scale = load_rows(scale_ptr, of_group + group * scale_stride, row_ok, D, CHUNK)
-            normed, inverse = _normed(rows, eps, D, CHUNK)
+            normed, inverse = normed_rows(rows, eps, D, CHUNK)
             d_shift, d_scale = plus(d_shift, dy), plus(d_scale, times(dy, normed))
             dx = _through_norm(plus(dy, times(dy, scale)), normed, inverse, D)
             if STREAM:
@@ -269,7 +269,7 @@ def tiles_of(cut: Rows, tokens: int) -> int:
     return min(cut.tiles, wanted)
 
 
-def _groups(x: Tensor, modulation: Tensor) -> tuple[int, int, Tensor]:
+def groups_of(x: Tensor, modulation: Tensor) -> tuple[int, int, Tensor]:
     """Groups of tokens that share a modulation, tokens of a group, and the modulation as (groups, D)."""
     flat = modulation.reshape(-1, x.shape[-1])
     flat = flat if flat.stride(-1) == 1 else flat.contiguous()
@@ -290,8 +290,8 @@ def forward(
     anything = scale if scale is not None else gate
     if anything is None:
         anything = x.new_empty(1, x.shape[-1])
-    groups, tokens, _ = _groups(x, anything)
-    flat_gate, flat_shift, flat_scale = (None if m is None else _groups(x, m)[2] for m in (gate, shift, scale))
+    groups, tokens, _ = groups_of(x, anything)
+    flat_gate, flat_shift, flat_scale = (None if m is None else groups_of(x, m)[2] for m in (gate, shift, scale))
     stream = x if branch is None else torch.empty_like(x)
     y = x if scale is None else torch.empty_like(x)
     _forward_kernel[(triton.cdiv(tokens, cut.rows), groups)](
@@ -335,8 +335,8 @@ def backward(
     """Gradients of x, of the branch (where there is a gate) and of shift, scale, gate (groups, 3, D) in float32."""
     anything = scale if scale is not None else gate
     assert anything is not None
-    groups, tokens, _ = _groups(stream, anything)
-    flat_gate, flat_scale = (None if m is None else _groups(stream, m)[2] for m in (gate, scale))
+    groups, tokens, _ = groups_of(stream, anything)
+    flat_gate, flat_scale = (None if m is None else groups_of(stream, m)[2] for m in (gate, scale))
     tiles = tiles_of(cut, groups * tokens)
     programs = triton.cdiv(tokens, cut.rows * tiles)
     dx = torch.empty_like(stream) if dy is not None else stream.new_empty(0)
