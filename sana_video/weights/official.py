@@ -1,4 +1,4 @@
-"""Reads the published checkpoints: `.pth` with a `state_dict`, LongSANA's `.pt` with a generator. Never writes one.
+"""Reads published checkpoints: `.pth` with a `state_dict` or `model`, LongSANA's `.pt` with a generator. Writes none.
 
 They are pickles, which may run code when read. Here only tensors and plain containers are let through, and the tensors
 stay in the file until they are used: eight gigabytes cost no memory.
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-PLAIN, AVERAGED = ("state_dict", "generator"), ("state_dict_ema", "generator_ema")
+PLAIN, AVERAGED = ("state_dict", "generator", "model"), ("state_dict_ema", "generator_ema")
 _WANTED = re.compile(r"GLOBAL (\S+)")
 
 
