@@ -3,7 +3,8 @@
 A camera that pans, tilts, zooms or rolls moves the picture (nearly) as p -> p + A p + t; what does not follow moves by
 itself. The model is found by consensus of three points (RANSAC, Fischler and Bolles 1981, with the bounded cost of Torr
 and Zisserman 2000), then by least squares with Tukey's weights, on every eighth pixel. It is the motion of the largest
-part that moves as one: an object that fills most of the picture is taken for the camera, and parallax for objects.
+part that moves as one: an object that fills most of the picture is taken for the camera, parallax for objects, and
+where nothing moves as one the camera counts as still.
 
 The draws are fixed, so the same field gives the same numbers.
 """
@@ -24,6 +25,8 @@ STRIDE = 8  # every eighth pixel in both directions is looked at; hypotheses are
 DRAWS = 96  # with two fifths of the picture on the camera's model, one draw in 16 is of it alone: missed 1 in 500 times
 FLAT = 0.05  # share of the picture's area below which three points are too nearly in line to draw a model from
 NOISE, NOISE_SHARE = 1.0, 0.05  # px, and share of its length: what an estimator of flow is off by
+SCALES = (1.0, 2.0, 4.0, 8.0)  # multiples of the noise: with parallax few places follow a plane's motion closely
+SUPPORT = 0.3  # share of the picture that must follow a model, else nothing moves as one and the camera counts as still
 ROUNDS = 4  # of reweighting
 
 
@@ -68,17 +71,24 @@ def fit_camera(flow: Field) -> Floats:
         raise ValueError(f"flow must be (2, h, w) of at least {3 * STRIDE}x{3 * STRIDE}, not {flow.shape}")
     seen, places = _looked_at(flow), _places(*flow.shape[1:])
     noise = _noise(seen)
-    model = _consensus(seen, places, noise, _triples(*flow.shape[1:]))
-    for _ in range(ROUNDS):
-        model = _reweighted(model, seen, places, noise)
+    model, scale = _consensus(seen, places, noise, _triples(*flow.shape[1:]))
+    for _ in range(ROUNDS if scale else 0):
+        model = _reweighted(model, seen, places, noise * scale)
     return model
 
 
-def _consensus(seen: Floats, places: Floats, noise: Floats, triples: NDArray[np.int64]) -> Floats:
-    """Of the models that go through three points, the one whose bounded cost is least."""
+def _consensus(seen: Floats, places: Floats, noise: Floats, triples: NDArray[np.int64]) -> tuple[Floats, float]:
+    """Of the models through three points the one of least bounded cost, and the multiple of the noise it was found at.
+
+    That is the least of SCALES at which enough of the picture follows; no motion, and 0, where none does.
+    """
     models = np.linalg.solve(places[triples], seen[triples])
     off = ((places[::4] @ models - seen[::4]) ** 2).sum(-1) / noise[::4] ** 2
-    return np.asarray(models[np.minimum(off, 1.0).sum(1).argmin()], np.float64)
+    for scale in SCALES:
+        best = int(np.minimum(off, scale**2).sum(1).argmin())
+        if (off[best] <= scale**2).mean() >= SUPPORT:
+            return np.asarray(models[best], np.float64), scale
+    return np.zeros((3, 2)), 0.0
 
 
 def _reweighted(model: Floats, seen: Floats, places: Floats, noise: Floats) -> Floats:

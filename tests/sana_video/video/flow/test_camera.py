@@ -62,6 +62,16 @@ def test_an_object_on_two_fifths_of_the_picture_is_still_an_object() -> None:
     assert split_motion(flow) == CameraSplit(0.0, 0.0, pytest.approx(20 * 232 / 576, rel=0.01))
 
 
+def test_depth_does_not_hide_a_pan_and_chaos_is_none() -> None:
+    depth = 1.0 + 0.3 * np.sin(X / 40) * np.cos(Y / 30)  # near things pass faster: few places move as the mean does
+    pan = split_motion([field(c=24.0) * depth, field(c=24.0) * np.roll(depth, 60, 1)])
+    assert pan.camera_motion == pytest.approx(24.0, rel=0.05)
+    assert pan.camera_jitter < 3.0
+    chaos = np.random.RandomState(0).normal(0, 60, PAN.shape)
+    split = split_motion(chaos)
+    assert split.camera_motion == 0 and split.object_motion == pytest.approx(mean_length(chaos), rel=0.03)
+
+
 def test_the_estimators_noise_is_no_object() -> None:
     noisy = PAN + np.random.RandomState(0).normal(0, 0.3, PAN.shape)
     split = split_motion(noisy)
