@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(gt=0.0, le=86_400.0)]
 Pixels = Annotated[int, Field(ge=16, le=16_384)]
 Range = tuple[float, float]
+Branch = Literal["aesthetic", "technical"]
 
 
 class Section(BaseModel):
@@ -46,6 +47,8 @@ class IngestParams(Section):
     max_seconds: Seconds
     max_pixels: Annotated[int, Field(ge=4096, le=268_435_456)]
     min_short_side: Pixels
+    hdr: Literal["tonemap", "reject"] = "tonemap"
+    interlaced: Literal["deinterlace", "reject"] = "deinterlace"
 
 
 class SplitParams(Section):
@@ -59,12 +62,43 @@ class SplitParams(Section):
     _frames = field_validator("frames")(_four_k_plus_one)
 
 
+class DoverParams(Section):
+    """A DOVER that the user brings, exported to ONNX (.onnx) or TorchScript: its code and weights are for
+    non-commercial use. `inputs` and `outputs` say in which order the file takes its views and gives its scores."""
+
+    file: Annotated[str, Field(min_length=1)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    inputs: tuple[Branch, Branch]
+    outputs: tuple[Branch, Branch]
+    seed: Annotated[int, Field(ge=0, le=2**31)] = 0
+    batch: Annotated[int, Field(ge=1, le=256)] = 1
+
+    @field_validator("inputs", "outputs")
+    @classmethod
+    def _both(cls, order: tuple[Branch, Branch]) -> tuple[Branch, Branch]:
+        if len(set(order)) < 2:
+            raise ValueError(f"{list(order)} must name `aesthetic` and `technical`, each once")
+        return order
+
+
 class ScoreParams(Section):
     short_side: Pixels
-    flow: Literal["dis"]
-    aesthetic: Literal["classical"]
+    flow: Literal["dis", "unimatch"]
+    flow_weights: Annotated[str, Field(min_length=1)] | None = None
+    aesthetic: Literal["classical", "dover"]
+    dover: DoverParams | None = None
+    text: Literal["rapidocr"] | None = None
+    nsfw: Literal["nudenet"] | None = None
     sample_seconds: Annotated[float, Field(gt=0.0, le=10.0)]
     workers: Annotated[int, Field(ge=1, le=256)]
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> ScoreParams:
+        if self.flow == "unimatch" and self.flow_weights is None:
+            raise ValueError("flow: unimatch needs `flow_weights`, the folder of its weights (weights/unimatch-flow)")
+        if self.aesthetic == "dover" and self.dover is None:
+            raise ValueError("aesthetic: dover needs `dover`: {file, sha256, inputs, outputs} of your own export")
+        return self
 
 
 class CaptionParams(Section):
@@ -73,25 +107,52 @@ class CaptionParams(Section):
 
 
 class DedupParams(Section):
-    max_distance: Annotated[float, Field(ge=0.0, le=32.0)]
+    """How near is a copy: by perceptual hashes, and by embeddings (null: not asked)."""
+
+    max_distance: Annotated[float, Field(ge=0.0, le=32.0)]  # bits of 64, mean over the frames compared
+    max_embedding_distance: Annotated[float, Field(ge=0.0, le=0.5)] | None  # 1 - cosine
 
 
 class Ranges(Section):
-    """Inclusive [low, high] of each measure; both tails are cut."""
+    """Inclusive [low, high] of any measure of the scores table; a measure that is not named has no bounds.
 
-    flow_motion: Range
-    vmaf_motion: Range
-    saturation: Range
-    overall: Range
-    cuts_inside: Range
+    A source's own ranges stand in front of those of `default`, measure by measure; null lifts a bound of `default`.
+    """
+
+    flow_motion: Range | None = None
+    camera_motion: Range | None = None
+    camera_jitter: Range | None = None
+    object_motion: Range | None = None
+    vmaf_motion: Range | None = None
+    vmaf_percentile: Range | None = None  # of vmaf_motion within its source, 0-100
+    saturation: Range | None = None
+    saturation_lit: Range | None = None
+    brightness: Range | None = None
+    aesthetic: Range | None = None
+    technical: Range | None = None
+    overall: Range | None = None
+    borders: Range | None = None
+    watermark: Range | None = None
+    stillness: Range | None = None
+    flicker: Range | None = None
+    duplicate_frames: Range | None = None
+    text_area: Range | None = None
+    nsfw: Range | None = None
+    cuts_inside: Range | None = None
+    height: Range | None = None
+    width: Range | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> Ranges:
-        for name in type(self).model_fields:
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(f"{name}: the low end {low} is above the high end {high}")
+        for name, bounds in self.stated().items():
+            if bounds is not None and not bounds[0] <= bounds[1]:
+                raise ValueError(f"{name}: the low end {bounds[0]} is above the high end {bounds[1]}")
         return self
+
+    @model_serializer
+    def stated(self) -> dict[str, Range | None]:
+        """What was given, null included, in the order of the measures."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
 
 
 class CurateParams(Section):
@@ -105,8 +166,12 @@ class CurateParams(Section):
             raise ValueError("`default` is missing: it serves every source that has no ranges of its own")
         return ranges
 
-    def ranges_of(self, source: str) -> Ranges:
-        return self.ranges.get(source, self.ranges["default"])
+    def ranges_of(self, source: str) -> dict[str, Range]:
+        """{measure: (low, high)} in force for a source, in the order of the measures."""
+        own = self.ranges[source].stated() if source in self.ranges else {}
+        stated = self.ranges["default"].stated() | own
+        order = {name: stated.get(name) for name in Ranges.model_fields}
+        return {name: bounds for name, bounds in order.items() if bounds is not None}
 
 
 class GateParams(Section):

@@ -19,7 +19,8 @@ SPLIT = SplitParams(detector="content", threshold=27.0, min_shot_seconds=0.6, fp
 PARAMS = ScoreParams(short_side=96, flow="dis", aesthetic="classical", sample_seconds=0.5, workers=2)
 VERSIONS = measures.MEASURE_VERSIONS
 ALL = LimitParams()
-MEASURED = [name for columns in score.COLUMNS.values() for name in columns]
+OWN = [name for name in score.COLUMNS if name not in ("text_area", "nsfw")]  # asked for by default
+MEASURED = [column for name in OWN for column in score.COLUMNS[name]]
 
 
 def track(items: Any, total: int, label: str) -> Any:
@@ -118,22 +119,22 @@ def test_one_decode_a_clip_and_only_what_is_asked(batch: Batch, monkeypatch: pyt
 
     for owner, name in (
         (io, "decode_clip"),
-        (measures, "flow_motion"),
+        (measures, "flows_between"),
         (measures, "vmaf_motion"),
         (measures, "technical"),
     ):
         counted(owner, name)
     video = batch.videos.to_pylist()[0]
     spans = [
-        (row["clip_id"], row["start_pts"], row["end_pts"])
+        (row["clip_id"], row["start_pts"], row["end_pts"], row["frames"])
         for row in batch.clips.to_pylist()
         if row["video_id"] == video["video_id"]
     ]
-    settings = score.settings_of(ALL, SPLIT, PARAMS).__dict__
-    score.measure_clips(str(batch.root / video["uri"]), spans, list(VERSIONS), settings)
-    assert sorted(calls) == sorted(["decode_clip", "flow_motion", "vmaf_motion", "technical"] * len(spans))
+    settings = score.settings_of(ALL, SPLIT, PARAMS, batch.root).as_json()
+    score.measure_clips(str(batch.root / video["uri"]), spans, list(OWN), settings, None)
+    assert sorted(calls) == sorted(["decode_clip", "flows_between", "vmaf_motion", "technical"] * len(spans))
     calls.clear()
-    score.measure_clips(str(batch.root / video["uri"]), spans, ["vmaf_motion"], settings)
+    score.measure_clips(str(batch.root / video["uri"]), spans, ["vmaf_motion"], settings, None)
     assert sorted(calls) == sorted(["decode_clip", "vmaf_motion"] * len(spans))
 
 

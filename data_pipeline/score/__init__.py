@@ -1,9 +1,10 @@
 """score: every measure of every clip, from one decode a clip.
 
 The clips of a video are read forward in chunks, each chunk in a sandbox, so that a clip that breaks the decoder is one
-row with its reason. A measured value is kept under runs/measures/<measure>-v<version>-<settings>/<video_id>/, written
-as each chunk ends: a killed stage goes on where it stood, a raised version measures that one measure again, and new
-thresholds measure nothing. The decode is shared by whichever measures are missing.
+row with its reason; what only a network can measure, the parent measures on small pictures that the sandbox leaves
+(`clip`, `networks`). A measured value is kept under runs/measures/<measure>-v<version>-<settings>/<video_id>/, written
+as each chunk ends: a killed stage goes on where it stood, a raised version or a changed setting measures that one
+measure again, and new thresholds measure nothing. The decode is shared by whichever measures are missing.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
-import json
+import tempfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,44 +24,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.params import LimitParams, ScoreParams, SplitParams
+from data_pipeline.score.clip import measure_clips as measure_clips
+from data_pipeline.score.networks import Networks
+from data_pipeline.score.settings import COLUMNS, SIZE, Settings, settings_of
 from data_pipeline.tables import SCORES, Row
 from infra.storage import atomic_write, is_remote, local_copy
 from sana_video.video.measures import MEASURE_VERSIONS as MEASURE_VERSIONS
-from sana_video.video.sandbox import Sandboxes
+from sana_video.video.sandbox import Sandbox, Sandboxes
 
 CHUNK = 16  # clips read by one call; a remote video is one chunk, so that it is fetched once
+CHUNK_WITH_PICTURES = 4  # where pictures are left for networks: up to 35 MB a clip
 CLIP_SECONDS = 60.0  # wall time allowed per clip before its decoder counts as hung
-CONTENT_CUT = 27.0  # PySceneDetect's content threshold, for clips that another detector cut
-
-COLUMNS = {
-    "flow_motion": ("flow_motion", "flow_pairs", "flow_estimator"),
-    "vmaf_motion": ("vmaf_motion",),
-    "saturation": ("saturation", "brightness", "colour"),
-    "aesthetic": ("aesthetic", "technical", "overall", "aesthetic_scorer"),
-    "cuts_inside": ("cuts_inside",),
-    "phash": ("phash",),
-}
-SIZE = ("height", "width")
 
 T = TypeVar("T")
+R = TypeVar("R")
 Track = Callable[[Iterable[T], int, str], Iterable[T]]
 Values = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the numbers depend on besides the clip's own pixels."""
-
-    fps: int
-    frames: int
-    short_side: int
-    sample_seconds: float
-    cut_threshold: float
-    flow: str
-    aesthetic: str
-
-    def digest(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -97,40 +77,41 @@ def run(
         raise ValueError(
             f"versions.yaml names the measures {sorted(versions)}, the code has {sorted(MEASURE_VERSIONS)}"
         )
-    settings, stores = settings_of(limit, split, params), {}
-    for name in COLUMNS:
-        stores[name] = root / "runs" / "measures" / f"{name}-v{versions[name]}-{settings.digest()}"
+    settings = settings_of(limit, split, params, root)
+    stores = {
+        name: root / "runs" / "measures" / f"{name}-v{versions[name]}-{settings.digest(name)}"
+        for name in settings.measures
+    }
     known = _recall(stores, {row["video_id"] for row in good})
     uris = {row["video_id"]: row["uri"] for row in videos.to_pylist() if row["reason"] is None}
-    reasons = _measure_missing(plan(good, uris, known), settings, stores, known, params.workers, root, track)
+    chunks = plan(good, uris, known, CHUNK_WITH_PICTURES if settings.networks else CHUNK)
+    networks = Networks(settings, params, root) if chunks else None
+    reasons = _measure_missing(chunks, settings, networks, stores, known, params.workers, root, track)
     return [_row(row["clip_id"], known, reasons.get(row["clip_id"])) for row in good]
 
 
-def settings_of(limit: LimitParams, split: SplitParams, params: ScoreParams) -> Settings:
-    side = min(params.short_side, limit.short_side or params.short_side)
-    threshold = split.threshold if split.detector == "content" else CONTENT_CUT
-    return Settings(split.fps, split.frames, side, params.sample_seconds, threshold, params.flow, params.aesthetic)
-
-
-def plan(clips: Sequence[Row], uris: Mapping[str, str], known: Mapping[str, Mapping[str, Values]]) -> list[Chunk]:
+def plan(
+    clips: Sequence[Row], uris: Mapping[str, str], known: Mapping[str, Mapping[str, Values]], size: int
+) -> list[Chunk]:
     """The chunks to read: each video's clips in order of time, by the measures they lack. Nothing known is in it."""
     ordered = sorted(clips, key=lambda row: (row["video_id"], row["start_pts"]))
     wanted = [(row, lacking) for row in ordered if (lacking := _lacking(row["clip_id"], known))]
     chunks = []
     for (video_id, lacking), group in itertools.groupby(wanted, key=lambda pair: (pair[0]["video_id"], pair[1])):
         members, uri = [row for row, _ in group], uris[video_id]
-        size = len(members) if is_remote(uri) else CHUNK
-        chunks += [Chunk(uri, tuple(members[at : at + size]), lacking) for at in range(0, len(members), size)]
+        many = len(members) if is_remote(uri) else size
+        chunks += [Chunk(uri, tuple(members[at : at + many]), lacking) for at in range(0, len(members), many)]
     return chunks
 
 
 def _lacking(clip: str, known: Mapping[str, Mapping[str, Values]]) -> tuple[str, ...]:
-    return tuple(name for name in COLUMNS if clip not in known[name])
+    return tuple(name for name in known if clip not in known[name])
 
 
 def _measure_missing(
     chunks: list[Chunk],
     settings: Settings,
+    networks: Networks | None,
     stores: Mapping[str, Path],
     known: dict[str, dict[str, Values]],
     workers: int,
@@ -140,9 +121,16 @@ def _measure_missing(
     """Measure all chunks, adding to `known` and its stores; returns the reason of each clip that failed."""
     reasons: dict[str, str] = {}
     workers = max(1, min(workers, len(chunks)))
-    with Sandboxes(workers) as sandboxes, ThreadPoolExecutor(workers) as pool:
-        results = pool.map(lambda chunk: _measure_chunk(chunk, settings, root, sandboxes), chunks)
-        for chunk, result in zip(chunks, track(results, len(chunks), "score"), strict=True):
+    with Sandboxes(workers) as sandboxes, ThreadPoolExecutor(workers) as pool, tempfile.TemporaryDirectory() as scratch:
+
+        def decode(numbered: tuple[int, Chunk]) -> Decoded:
+            folder = Path(scratch) / str(numbered[0])
+            folder.mkdir()
+            return Decoded(_measure_chunk(numbered[1], settings, root, sandboxes, folder), folder)
+
+        results = _ahead(pool, decode, list(enumerate(chunks)), workers + 1)
+        for chunk, decoded in zip(chunks, track(results, len(chunks), "score"), strict=True):
+            result = _add_networks(decoded, chunk, networks) if networks and settings.networks else decoded.values
             done = {clip: values for clip, values in result.items() if "reason" not in values}
             reasons |= {clip: values["reason"] for clip, values in result.items() if "reason" in values}
             for name in chunk.measures if done else ():
@@ -152,87 +140,86 @@ def _measure_missing(
     return reasons
 
 
-def _measure_chunk(chunk: Chunk, settings: Settings, root: Path, sandboxes: Sandboxes) -> dict[str, Values]:
+@dataclass(frozen=True)
+class Decoded:
+    """What the child measured of a chunk, and where it left pictures for the networks."""
+
+    values: dict[str, Values]
+    folder: Path
+
+
+def _ahead(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Sequence[T], most: int) -> Iterator[R]:
+    """Results in order, with at most `most` begun and not yet taken: pictures must not pile up before a network."""
+    begun: deque[Future[R]] = deque()
+    for item in items:
+        begun.append(pool.submit(work, item))
+        if len(begun) >= most:
+            yield begun.popleft().result()
+    while begun:
+        yield begun.popleft().result()
+
+
+def _add_networks(decoded: Decoded, chunk: Chunk, networks: Networks) -> dict[str, Values]:
+    """The child's values and the networks' together; the pictures are gone after. A clip whose pictures are not what
+    they should be is a reason."""
+    result = dict(decoded.values)
+    frames = {row["clip_id"]: row["frames"] for row in chunk.clips if "reason" not in result[row["clip_id"]]}
+    try:
+        for clip, values in networks.measure(decoded.folder, frames, chunk.measures).items():
+            result[clip] = result[clip] | values
+    finally:
+        for file in decoded.folder.iterdir():
+            file.unlink()
+    return result
+
+
+def _measure_chunk(
+    chunk: Chunk, settings: Settings, root: Path, sandboxes: Sandboxes, folder: Path
+) -> dict[str, Values]:
     """Measure a chunk in one read; if that read dies, each of its clips alone, to find the one that kills it."""
     place = chunk.uri if is_remote(chunk.uri) else str(root / chunk.uri)
     with local_copy(place) as path:
         try:
-            return _ask(sandboxes, path, chunk.clips, chunk.measures, settings)
+            return ask(sandboxes, path, [_span(row) for row in chunk.clips], chunk.measures, settings, folder)
         except ValueError:
-            return {row["clip_id"]: _ask_alone(sandboxes, path, row, chunk.measures, settings) for row in chunk.clips}
+            return {
+                row["clip_id"]: _ask_alone(sandboxes, path, row, chunk.measures, settings, folder)
+                for row in chunk.clips
+            }
 
 
-def _ask_alone(sandboxes: Sandboxes, path: Path, row: Row, measures: Sequence[str], settings: Settings) -> Values:
+def _span(row: Row) -> tuple[str, int, int, int]:
+    return row["clip_id"], row["start_pts"], row["end_pts"], row["frames"]
+
+
+def _ask_alone(
+    sandboxes: Sandboxes, path: Path, row: Row, measures: Sequence[str], settings: Settings, folder: Path
+) -> Values:
     try:
-        return _ask(sandboxes, path, [row], measures, settings)[row["clip_id"]]
+        return ask(sandboxes, path, [_span(row)], measures, settings, folder)[row["clip_id"]]
     except ValueError as error:
         return {"reason": str(error)}
 
 
-def _ask(
-    sandboxes: Sandboxes, path: Path, clips: Sequence[Row], measures: Sequence[str], settings: Settings
+def ask(
+    sandboxes: Sandboxes | Sandbox,
+    path: Path,
+    spans: Sequence[tuple[str, int, int, int]],
+    measures: Sequence[str],
+    settings: Settings,
+    folder: Path,
 ) -> dict[str, Values]:
+    """`measure_clips` in a sandbox. ValueError where the file cannot be opened or the child did not survive it."""
     result: dict[str, Values] = sandboxes.call(
-        "data_pipeline.score:measure_clips",
-        within=CLIP_SECONDS * len(clips),
+        "data_pipeline.score.clip:measure_clips",
+        within=CLIP_SECONDS * len(spans),
         path=str(path),
-        spans=[[row["clip_id"], row["start_pts"], row["end_pts"]] for row in clips],
+        spans=[list(span) for span in spans],
         measures=list(measures),
-        settings=asdict(settings),
+        settings=settings.as_json(),
+        folder=str(folder),
     )
     return result
-
-
-def measure_clips(
-    path: str, spans: Sequence[tuple[str, int, int]], measures: Sequence[str], settings: Mapping[str, Any]
-) -> dict[str, Values]:
-    """{clip_id: columns of the asked measures, or {"reason": …}}, one decode a clip. Runs in the sandbox.
-
-    `spans` are (clip_id, start_pts, end_pts) in rising order. ValueError if the file itself cannot be opened.
-    """
-    import cv2
-
-    from sana_video.video.io import Film, decode_clip
-
-    cv2.setNumThreads(1)  # the workers share the cores
-    chosen, result = Settings(**settings), {}
-    with Film(Path(path), short_side=chosen.short_side) as film:
-        for clip_id, start, end in spans:
-            try:
-                clip = decode_clip(film, start, end, chosen.fps, chosen.frames)
-            except ValueError as error:
-                result[clip_id] = {"reason": str(error)}
-            else:
-                result[clip_id] = measure(clip, measures, chosen)
-    return result
-
-
-def measure(clip: Any, measures: Sequence[str], settings: Settings) -> Values:
-    """The columns of the named measures for a `sana_video.video.io.Clip`, and its height and width."""
-    from sana_video.video import measures as m
-
-    samples = clip.rgb[m.sample_indices(settings.frames, settings.fps, settings.sample_seconds)]
-    values: Values = dict(zip(SIZE, clip.rgb.shape[1:3], strict=True))
-    for name in measures:
-        if name == "flow_motion":
-            pairs = m.flow_motion(clip.rgb, settings.fps, settings.sample_seconds)
-            values |= {"flow_motion": sum(pairs) / len(pairs), "flow_pairs": pairs, "flow_estimator": m.FLOW_ESTIMATOR}
-        elif name == "vmaf_motion":
-            values["vmaf_motion"] = m.vmaf_motion(clip.luma)
-        elif name == "saturation":
-            values |= {"saturation": m.saturation(samples), "brightness": m.brightness(samples)}
-            values["colour"] = m.mean_colour(samples)
-        elif name == "aesthetic":
-            art, craft = m.aesthetic(samples), m.technical(samples)
-            values |= {"aesthetic": art, "technical": craft, "overall": m.overall(art, craft)}
-            values["aesthetic_scorer"] = m.AESTHETIC_SCORER
-        elif name == "cuts_inside":
-            values["cuts_inside"] = m.cuts_inside(clip.rgb, settings.cut_threshold)
-        elif name == "phash":
-            values["phash"] = [m.phash(picture) for picture in samples]
-        else:
-            raise KeyError(name)
-    return values
 
 
 def _recall(stores: Mapping[str, Path], video_ids: set[str]) -> dict[str, dict[str, Values]]:

@@ -1,0 +1,96 @@
+"""Measures of a clip: pure functions of arrays, each with its exact definition.
+
+Pictures are uint8 RGB (F, H, W, 3), luma is uint8 (F, H, W) as coded, times come in as `fps`. A measure depends on
+the size and rate of the pictures it is given (the motion measures strongly so), hence both stand beside the scores.
+Raise the version of a measure here and in versions.yaml when its meaning changes: it alone is then measured again.
+
+What is a stand-in is called one: `FLOW_ESTIMATOR`, `AESTHETIC_SCORER` and `EMBEDDER` go into the table beside the
+numbers, and numbers of a stand-in and of what it stands for are never compared.
+"""
+
+from __future__ import annotations
+
+from sana_video.video.flow.dis import ESTIMATOR as FLOW_ESTIMATOR
+from sana_video.video.measures.colour import brightness, mean_colour, saturation, saturation_lit
+from sana_video.video.measures.content import EMBEDDER, content_values, cuts_inside, embedding, phash
+from sana_video.video.measures.frame import Box, borders, picture_box, watermark
+from sana_video.video.measures.motion import (
+    FlowPair,
+    duplicate_frames,
+    flicker,
+    flow_motion,
+    flow_pair,
+    flows_between,
+    sample_indices,
+    stillness,
+    vmaf_motion,
+    vmaf_motion_exact,
+)
+from sana_video.video.measures.quality import (
+    AESTHETIC_SCORER,
+    aesthetic,
+    blockiness,
+    colourfulness,
+    contrast,
+    exposure,
+    noise,
+    overall,
+    sharpness,
+    technical,
+)
+
+MEASURE_VERSIONS = {
+    "flow_motion": 1,
+    "vmaf_motion": 1,
+    "saturation": 1,
+    "saturation_lit": 1,
+    "aesthetic": 1,
+    "borders": 1,
+    "watermark": 1,
+    "stillness": 1,
+    "flicker": 1,
+    "duplicate_frames": 1,
+    "text_area": 1,
+    "nsfw": 1,
+    "cuts_inside": 1,
+    "phash": 1,
+    "embedding": 1,
+}
+
+__all__ = [
+    "AESTHETIC_SCORER",
+    "EMBEDDER",
+    "FLOW_ESTIMATOR",
+    "MEASURE_VERSIONS",
+    "Box",
+    "FlowPair",
+    "aesthetic",
+    "blockiness",
+    "borders",
+    "brightness",
+    "colourfulness",
+    "content_values",
+    "contrast",
+    "cuts_inside",
+    "duplicate_frames",
+    "embedding",
+    "exposure",
+    "flicker",
+    "flow_motion",
+    "flow_pair",
+    "flows_between",
+    "mean_colour",
+    "noise",
+    "overall",
+    "phash",
+    "picture_box",
+    "sample_indices",
+    "saturation",
+    "saturation_lit",
+    "sharpness",
+    "stillness",
+    "technical",
+    "vmaf_motion",
+    "vmaf_motion_exact",
+    "watermark",
+]

@@ -1,0 +1,96 @@
+"""What lies over the picture: black bars round it, a mark in its corner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float64]
+
+DARK_LINE = 24  # coded luma; the mean of a line that is darker is of a bar (the default of FFmpeg's cropdetect)
+CORNER = 0.3  # of height and width
+MARK_FROM = 24.0  # Sobel response; a weaker edge is not taken for one of a mark
+MARK_PICTURES = 8  # looked at, over the whole clip
+
+
+@dataclass(frozen=True)
+class Box:
+    """The picture without its bars, in pixels: [top, bottom) x [left, right)."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.top, self.bottom)
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.left, self.right)
+
+    @property
+    def area(self) -> int:
+        return (self.bottom - self.top) * (self.right - self.left)
+
+
+def picture_box(luma: Pixels, limit: float = DARK_LINE) -> Box | None:
+    """What is left of `luma` (F, H, W) without the black lines at its sides; None where all of it is black.
+
+    FFmpeg's cropdetect: a line belongs to a bar while its mean luma is at most `limit`, counted from the edge, and
+    the box is the union of those of all frames, so that a fade or one dark picture makes no bars.
+    """
+    lines = (np.max([y.mean(axis=axis) for y in luma], axis=0) > limit for axis in (1, 0))
+    (rows, columns) = (np.flatnonzero(line) for line in lines)
+    if not len(rows) or not len(columns):
+        return None
+    return Box(int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1)
+
+
+def borders(luma: Pixels) -> float:
+    """Share of the picture's area under black bars, 0-1; 1 where all of it is black, as in `picture_box`."""
+    box = picture_box(luma)
+    return 1.0 - (box.area if box else 0) / float(luma[0].size)
+
+
+def watermark(luma: Pixels) -> float | None:
+    """How far one corner holds edges that stay while the rest of the picture changes, 0-1; None below three frames.
+
+    Edges that stay: the median over up to eight pictures of the clip of each component of the gradient (Dekel et al.
+    2017), at least 24 long as Sobel gives it. With c the share of such pixels in a corner (30 % of the sides, bars left
+    out) and r their share in the rest of the picture, the largest (c - r) / (c + r + 0.005) of the four corners; a
+    still picture has edges that stay all over, and scores low as it should.
+    """
+    box = picture_box(luma)
+    if len(luma) < 3 or box is None:
+        return None if len(luma) < 3 else 0.0
+    chosen = np.unique(np.linspace(0, len(luma) - 1, MARK_PICTURES).round().astype(int))
+    stays = _lasting_edges([np.ascontiguousarray(luma[k][box.rows, box.columns]) for k in chosen])
+    return max(_stands_out(stays, corner) for corner in _corners(*stays.shape))
+
+
+def _lasting_edges(pictures: list[Pixels]) -> NDArray[np.bool_]:
+    def median(dx: int, dy: int) -> NDArray[np.float32]:
+        return np.median([cv2.Sobel(picture, cv2.CV_16S, dx, dy) for picture in pictures], axis=0).astype(np.float32)
+
+    stays: NDArray[np.bool_] = np.hypot(median(1, 0), median(0, 1)) >= MARK_FROM
+    stays[[0, -1]] = stays[:, [0, -1]] = False  # the edge of the picture itself, where bars were cut off
+    return stays
+
+
+def _corners(height: int, width: int) -> list[tuple[slice, slice]]:
+    rows, columns = max(1, round(height * CORNER)), max(1, round(width * CORNER))
+    return [(r, c) for r in (slice(0, rows), slice(height - rows, None))
+            for c in (slice(0, columns), slice(width - columns, None))]  # fmt: skip
+
+
+def _stands_out(stays: NDArray[np.bool_], corner: tuple[slice, slice]) -> float:
+    inside = stays[corner]
+    here = float(inside.mean())
+    rest = (int(stays.sum()) - int(inside.sum())) / max(1, stays.size - inside.size)
+    return max(0.0, (here - rest) / (here + rest + 0.005))

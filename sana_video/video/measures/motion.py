@@ -1,0 +1,149 @@
+"""What moves from frame to frame: flow, FFmpeg's motion, stillness, flicker, frames that repeat.
+
+Flow is taken between frames half a second apart, all else between neighbours. Both depend on the rate and the size of
+the pictures (a 60 fps film would seem nearly still), so a clip is brought to one rate and one size before.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sana_video.video.flow.dis import dis_flow
+
+Pixels = NDArray[np.uint8]
+Flow = NDArray[np.float32]
+
+SMALL_SIDE = 64  # pixels; stillness looks at pictures of this short side, in which grain averages out
+STILL_BELOW = 1.5  # luma levels, of the pixel that 99 of 100 stay below
+REPEATS_BELOW = 0.5  # luma levels, mean of the cell of an 8x8 grid that changes most: less than any real movement
+CELLS = 8
+
+_VMAF_KERNEL = np.array([0.054488685, 0.244201342, 0.402619947, 0.244201342, 0.054488685])  # FFmpeg's vf_vmafmotion
+
+
+@dataclass(frozen=True)
+class FlowPair:
+    """Of one flow field: the mean of its L2 lengths, and the mean of |u| and |v| (2/pi of it where it has no
+    direction); public thresholds exist in both."""
+
+    l2: float
+    absmean: float
+
+
+def sample_indices(frames: int, fps: float, every: float) -> list[int]:
+    """Indices of the frames nearest to 0, every, 2·every … seconds that the clip really holds: none is repeated."""
+    return sorted({index for k in range(frames) if (index := round(k * every * fps)) < frames})
+
+
+def flow_motion(pictures: Pixels, fps: float, every: float = 0.5) -> list[float]:
+    """Mean L2 length of the optical flow, one value for each pair of frames `every` seconds apart (`flow.dis`).
+
+    Raises ValueError when the clip holds no pair.
+    """
+    indices = sample_indices(len(pictures), fps, every)
+    if len(indices) < 2:
+        raise ValueError(f"TOO_SHORT: {len(pictures)} frames at {fps:g} fps hold no pair {every:g} s apart")
+    return [flow_pair(flow).l2 for flow in flows_between(pictures[indices])]
+
+
+def flows_between(samples: Pixels) -> list[Flow]:
+    """Flow (2, 320, 576) from each picture to the next by the stand-in, dense inverse search (`flow.dis`)."""
+    return [dis_flow(first, second) for first, second in itertools.pairwise(samples)]
+
+
+def flow_pair(flow: Flow) -> FlowPair:
+    """The two means of a field (2, h, w)."""
+    length = np.hypot(flow[0], flow[1]).mean(dtype=np.float64)
+    return FlowPair(float(length), float(np.abs(flow).mean(dtype=np.float64)))
+
+
+def vmaf_motion(luma: Pixels) -> float:
+    """Mean over frames 1 … F-1 of mean |blur(Y_t) - blur(Y_{t-1})|, 8-bit luma scale (FFmpeg's vmafmotion, in float).
+
+    5-tap Gaussian blur with that filter's borders (see `vmaf_motion_exact`). The first frame has nothing before it
+    and is left out of the mean, where FFmpeg's own average counts it as zero. ValueError for fewer than two frames.
+    """
+    pairs = itertools.pairwise(_blur(y) for y in _at_least_two(luma))
+    return float(np.mean([cv2.norm(b, a, cv2.NORM_L1) / b.size for a, b in pairs]))
+
+
+def _blur(y: Pixels) -> NDArray[np.float32]:
+    kernel = _VMAF_KERNEL.astype(np.float32)
+    near = cv2.copyMakeBorder(y, 2, 0, 2, 0, cv2.BORDER_REFLECT_101)
+    padded = cv2.copyMakeBorder(near, 0, 2, 0, 2, cv2.BORDER_REFLECT)
+    return np.ascontiguousarray(cv2.sepFilter2D(padded, cv2.CV_32F, kernel, kernel)[2:-2, 2:-2], dtype=np.float32)
+
+
+def vmaf_motion_exact(luma: Pixels) -> list[float]:
+    """FFmpeg's vf_vmafmotion in its own integer arithmetic, per frame; the definition that `vmaf_motion` approaches.
+
+    Kernel in 2^15ths; vertical pass >> 8, horizontal pass >> 15, truncating; the near border mirrors without its edge
+    line, the far one with it; SAD / (w h 128). The first value is 0.
+    """
+    blurred = [_blur_exact(y) for y in luma]
+    sums = [np.abs(b - a).sum() / (b.size * 128.0) for a, b in itertools.pairwise(blurred)]
+    return [0.0, *(float(value) for value in sums)]
+
+
+def _blur_exact(y: Pixels) -> NDArray[np.int64]:
+    taps = np.rint(_VMAF_KERNEL * 2**15).astype(np.int64)
+    rows = np.stack([y[_mirrored(y.shape[0], offset)] for offset in range(-2, 3)]).astype(np.int64)
+    vertical = np.tensordot(taps, rows, 1) >> 8
+    columns = np.stack([vertical[:, _mirrored(y.shape[1], offset)] for offset in range(-2, 3)])
+    horizontal: NDArray[np.int64] = np.tensordot(taps, columns, 1) >> 15
+    return horizontal
+
+
+def _mirrored(length: int, offset: int) -> NDArray[np.int64]:
+    index = np.abs(np.arange(length) + offset)
+    return np.where(index >= length, 2 * length - index - 1, index)
+
+
+def stillness(luma: Pixels) -> float:
+    """Share of the pairs of neighbouring frames that do not move, 0-1: a slide, a title, a frozen stream.
+
+    A pair does not move if in its pictures, shrunk to 64 lines, 99 of 100 pixels change by less than 1.5 levels: grain
+    averages out, and a small thing that moves (a mouth, a cursor) does not. ValueError for fewer than two frames.
+    """
+    pairs = itertools.pairwise(_shrunk(y) for y in _at_least_two(luma))
+    return float(np.mean([np.percentile(cv2.absdiff(a, b), 99.0) < STILL_BELOW for a, b in pairs]))
+
+
+def _shrunk(y: Pixels) -> NDArray[np.float32]:
+    scale = min(1.0, SMALL_SIDE / min(y.shape))
+    size = (max(1, round(y.shape[1] * scale)), max(1, round(y.shape[0] * scale)))
+    return cv2.resize(y.astype(np.float32), size, interpolation=cv2.INTER_AREA).astype(np.float32, copy=False)
+
+
+def duplicate_frames(luma: Pixels) -> float:
+    """Share of the frames, but the first, that repeat the one before, 0-1: telecine, screen captures, low rates.
+
+    A frame repeats another if in no cell of an 8x8 grid the mean difference reaches half a level: what coding the same
+    picture twice leaves, and less than grain or any movement. ValueError for fewer than two frames.
+    """
+    pairs = itertools.pairwise(_at_least_two(luma))
+    changes = (cv2.resize(cv2.absdiff(a, b).astype(np.float32), (CELLS, CELLS), interpolation=cv2.INTER_AREA)
+               for a, b in pairs)  # fmt: skip
+    return float(np.mean([change.max() < REPEATS_BELOW for change in changes]))
+
+
+def flicker(luma: Pixels) -> float:
+    """How far the picture's mean luma goes up and down from frame to frame, 0-255 levels: strobes, lamps, bad stills.
+
+    Mean over inner frames of the smaller of the steps to and from it where they have opposite signs, else 0. So a
+    fade, a cut and a slow change count for nothing. ValueError for fewer than two frames.
+    """
+    steps = np.diff([float(y.mean()) for y in _at_least_two(luma)])
+    turns = [min(abs(a), abs(b)) if a * b < 0 else 0.0 for a, b in itertools.pairwise(steps)]
+    return float(np.mean(turns)) if turns else 0.0
+
+
+def _at_least_two(luma: Pixels) -> Pixels:
+    if len(luma) < 2:
+        raise ValueError("TOO_FEW_FRAMES: motion needs two")
+    return luma
