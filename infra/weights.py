@@ -1,5 +1,7 @@
 """Published weights: what there is, how it is fetched, and that it stays what it was. The one door to the hub.
 
+Most lie on the hub; the few that do not are fetched from their makers' server, file by file.
+
 weights.yaml is the catalogue. What was fetched is written down in weights.lock.json beside it: the commit, and size and
 sha256 of every file; from then on those bytes and no others are accepted. A file is fetched to a side folder (where an
 interrupted one goes on), verified, and only then moved to its place: what lies in place was right.
@@ -18,6 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from infra.download import download
 from infra.settings import load_yaml, machine, validate
 from infra.storage import atomic_text, require_space, sha256_file
 
@@ -27,16 +30,20 @@ Say = Callable[[str], None]
 
 
 class File(BaseModel):
-    """One file, or a pattern of files, in a repository: its size, and its sha256 where that is known beforehand."""
+    """One file, or a pattern of files, in a repository: its size, and what of its sha256 is known beforehand."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     bytes: int = Field(gt=0)
-    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{8,64}$")  # or its beginning, which names may carry
+
+    def allows(self, digest: str) -> bool:
+        """Whether `digest`, a whole sha256, is not against what is known."""
+        return digest.startswith(self.sha256 or "")
 
 
 class Entry(BaseModel):
-    """Weights under one name of the catalogue."""
+    """Weights under one name of the catalogue; `repo` is on the hub, or a folder of another server (`https://…`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,6 +58,10 @@ class Entry(BaseModel):
     @property
     def bytes(self) -> int:
         return sum(file.bytes for file in self.files.values())
+
+    @property
+    def on_hub(self) -> bool:
+        return "://" not in self.repo
 
 
 class Locked(BaseModel):
@@ -128,8 +139,8 @@ def fetch(name: str, folder: Path, say: Say = lambda line: None) -> Path:
     """
     entry, place = find(name), folder / name
     known = _locks(folder).get(name)
-    with _hub(entry) as hub:
-        wanted = known or _resolved(name, entry, hub)
+    with _hub(entry) if entry.on_hub else contextlib.nullcontext() as hub:
+        wanted = known or (_resolved(name, entry, hub) if hub else _as_listed(entry))
         place.mkdir(parents=True, exist_ok=True)
         todo = [path for path, file in wanted.files.items() if not _right(place / wanted.local(path), file)]
         require_space(place, sum(wanted.files[path].bytes for path in todo))
@@ -172,21 +183,29 @@ def _resolved(name: str, entry: Entry, hub: Any) -> Locked:
             raise ValueError(f"{name}: {entry.repo} at {entry.revision} has no {pattern}")
         for sibling in matching:
             stated = sibling.lfs.sha256 if sibling.lfs else None
-            if stated and pinned.sha256 and stated != pinned.sha256:
+            if stated and not pinned.allows(stated):
                 raise ValueError(
                     f"{name}: {entry.repo} now has another {sibling.rfilename}: {stated[:12]}… is not the "
-                    f"pinned {pinned.sha256[:12]}…"
+                    f"pinned {(pinned.sha256 or '')[:12]}…"
                 )
-            digest = pinned.sha256 or stated
+            digest = stated or pinned.sha256
             files[sibling.rfilename] = File(bytes=sibling.size or pinned.bytes, sha256=digest)
     return Locked(repo=entry.repo, revision=info.sha, inside=entry.inside, files=files)
 
 
-def _fetch_file(hub: Any, wanted: Locked, path: str, place: Path) -> File:
+def _as_listed(entry: Entry) -> Locked:
+    """The files of a server other than the hub, of which no more is known than the catalogue says."""
+    return Locked(repo=entry.repo, revision="", inside=entry.inside, files=entry.files)
+
+
+def _fetch_file(hub: Any | None, wanted: Locked, path: str, place: Path) -> File:
     """Fetch one file beside its place, verify it, move it there; what is not right is removed."""
-    fetched = Path(hub.hf_hub_download(wanted.repo, path, revision=wanted.revision, local_dir=_side(place)))
+    if hub:
+        fetched = Path(hub.hf_hub_download(wanted.repo, path, revision=wanted.revision, local_dir=_side(place)))
+    else:
+        fetched = download(f"{wanted.repo}/{path}", _side(place) / path)
     measured, file = _measured(fetched), wanted.files[path]
-    if file.sha256 not in (None, measured.sha256):
+    if not file.allows(measured.sha256 or ""):
         fetched.unlink()
         raise ValueError(f"{wanted.repo}: {path} arrived with sha256 {measured.sha256}, not {file.sha256}; removed")
     target = place / wanted.local(path)
@@ -205,7 +224,7 @@ def _measured(path: Path) -> File:
 
 
 def _right(path: Path, file: File) -> bool:
-    return path.is_file() and file.sha256 is not None and sha256_file(path) == file.sha256
+    return path.is_file() and file.sha256 is not None and file.allows(sha256_file(path))
 
 
 def _complete(locked: Locked, place: Path) -> bool:

@@ -30,6 +30,7 @@ NAMES = [
     "wan2.2-vae",
     "ltx2-vae",
     "dc-ae-f32c32",
+    "unimatch-flow",
 ]
 
 
@@ -70,6 +71,9 @@ class Hub:
                     self._send(403, b"", {"X-Error-Code": "GatedRepo"}, body=body)
                 elif path.startswith("/api/models/someone/thing/revision/"):
                     self._send(200, json.dumps(hub.info()).encode(), {}, body=body)
+                elif path.startswith("/plain/"):
+                    known = path.removeprefix("/plain/") in hub.files
+                    self._send(200 if known else 404, hub.files.get(path.removeprefix("/plain/"), b""), {}, body=body)
                 elif path.startswith(f"/someone/thing/resolve/{hub.commit}/"):
                     self._file(path.removeprefix(f"/someone/thing/resolve/{hub.commit}/"), body=body)
                 else:
@@ -255,3 +259,35 @@ def test_an_offline_setting_does_not_stop_an_explicit_fetch(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     weights.fetch("thing", tmp_path / "w")
     assert constants.HF_HUB_OFFLINE is True
+
+
+def test_a_file_of_another_server_is_fetched_verified_by_what_is_known_and_pinned(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = {"bytes": 1, "sha256": sha(BIG)[:8]}  # its name says no more
+    catalogue(monkeypatch, tmp_path, {"vae/model.safetensors": big}, repo=f"{hub.url}/plain")
+    place = weights.fetch("thing", tmp_path / "w")
+    assert (place / "vae" / "model.safetensors").read_bytes() == BIG
+    lock = json.loads((tmp_path / "w" / "weights.lock.json").read_text())
+    assert lock["thing"]["files"]["vae/model.safetensors"] == {"bytes": len(BIG), "sha256": sha(BIG)}
+    assert [row["sha256"] for row in weights.verify(tmp_path / "w", "thing")] == [sha(BIG)]
+    hub.files.clear()
+    assert weights.fetch("thing", tmp_path / "w") == place  # it lies there and is right: nothing is asked for
+
+
+def test_what_another_server_gets_wrong_is_a_line(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {"bytes": 1, "sha256": sha(b"something else")[:8]}
+    catalogue(monkeypatch, tmp_path, {"vae/model.safetensors": wrong}, repo=f"{hub.url}/plain")
+    with pytest.raises(ValueError, match=r"vae/model.safetensors arrived with sha256 [0-9a-f]{64}, not [0-9a-f]{8}; r"):
+        weights.fetch("thing", tmp_path / "w")
+    catalogue(monkeypatch, tmp_path, {"nosuch": {"bytes": 1}}, repo=f"{hub.url}/plain")
+    with pytest.raises(ValueError, match="/plain/nosuch: the server has no such file"):
+        weights.fetch("thing", tmp_path / "w")
+    catalogue(monkeypatch, tmp_path, {"vae/model.safetensors": {"bytes": 1}}, repo=f"{hub.url}/plain")
+    hub.break_after = 300_000
+    with pytest.raises(ConnectionError, match=r"/plain/vae/model.safetensors cannot be fetched: "):
+        weights.fetch("thing", tmp_path / "w")
+    assert list((tmp_path / "w").glob("thing/**/*.safetensors")) == []
+    catalogue(monkeypatch, tmp_path, {"a": {"bytes": 1}}, repo="http://127.0.0.1:9")
+    with pytest.raises(ConnectionError, match=r"http://127.0.0.1:9/a cannot be fetched: "):
+        weights.fetch("thing", tmp_path / "w")
