@@ -4,7 +4,8 @@ Tokens keep their frames apart: x is (B, T, S, D) with S = H·W of the token gri
 (B, T, 1, D) and one per sample (B, 1, 1, D) are the same broadcast. Every layer that looks along time takes what it
 remembers of earlier chunks and gives back what it remembers now; no memory means the start of a video.
 
-What stands between the matrix products comes from `ops`: definitions in plain torch, or kernels on a Hopper GPU.
+What stands between the matrix products comes from `ops`: definitions in plain torch, or kernels on a Hopper GPU. A
+product that `fp8.quantize` exchanged takes its rows in e4m3; the functions that end in `_for` hand it what it takes.
 """
 
 import math
@@ -16,9 +17,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from sana_video.fp8 import gated_add_for, gated_add_modulate_for, modulate_for
+from sana_video.ops.fp8 import Quantized
 from sana_video.ops.linear_attention import LinearState, normed_linear_attention
-from sana_video.ops.mix_ffn import mix_ffn
-from sana_video.ops.modulate import gated_add, gated_add_modulate, modulate, rms_norm
+from sana_video.ops.mix_ffn import gated_depthwise, temporal_conv
+from sana_video.ops.modulate import gated_add, modulate, rms_norm
 from sana_video.rope import Rotary
 
 NORM_EPS = 1e-6  # LayerNorm of the blocks and the last layer
@@ -103,11 +106,11 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(
-        self, x: Tensor, rotary: Rotary, starts: Sequence[int], state: LinearState | None
+        self, x: Tensor | Quantized, rotary: Rotary, starts: Sequence[int], state: LinearState | None
     ) -> tuple[Tensor, LinearState]:
-        """x (B, N, D); `starts`: first token of each chunk. Returns (B, N, D) and the sums after all N tokens."""
+        """x (B, T, S, D); `starts`: first token of each chunk. Returns (B, T·S, D) and the sums after all tokens."""
         mixed, after = normed_linear_attention(
-            self.qkv(x),
+            self.qkv(x).flatten(1, 2),
             self.q_norm.weight,
             self.k_norm.weight,
             rotary,
@@ -132,16 +135,31 @@ class CrossAttention(nn.Module):
         self.k_norm = RMSNorm(width, norm_eps)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
-        """x (B, N, D), text (B, L, D), text_mask (B, L) true where a token is -> (B, N, D)."""
+    def forward(self, x: Tensor | Quantized, text: Tensor, text_mask: Tensor) -> Tensor:
+        """x (B, T, S, D), text (B, L, D), text_mask (B, L) true where a token is -> (B, T·S, D)."""
         k, v = self.kv(text).chunk(2, dim=-1)
         q, k, v = (
-            rearrange(y, "b n (a e) -> b a n e", a=self.heads) for y in (self.q_norm(self.q(x)), self.k_norm(k), v)
+            rearrange(y, "b n (a e) -> b a n e", a=self.heads)
+            for y in (self.q_norm(self.q(x).flatten(1, 2)), self.k_norm(k), v)
         )
         bias = rearrange(torch.zeros_like(text_mask, dtype=q.dtype).masked_fill(~text_mask, PAD_BIAS), "b l -> b 1 1 l")
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         out: Tensor = self.out(rearrange(mixed, "b a n e -> b n (a e)"))
         return out
+
+
+class Pointwise(nn.Conv2d):
+    """A 1×1 convolution over channels-last tokens (..., C): a matrix product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.flatten(1), self.bias)
+
+
+class TemporalConv(nn.Conv2d):
+    """The convolution over three frames of channels-last tokens; see `ops.mix_ffn.temporal_conv`."""
+
+    def forward(self, u: Tensor, starts: Sequence[int], last_u: Tensor | None) -> Tensor:  # type: ignore[override]
+        return temporal_conv(u, self.weight, starts, last_u)
 
 
 class MixFFN(nn.Module):
@@ -153,28 +171,22 @@ class MixFFN(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.expand = nn.Conv2d(width, 2 * hidden, 1)
+        self.expand = Pointwise(width, 2 * hidden, 1)
         self.depth = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden)
-        self.project = nn.Conv2d(hidden, width, 1, bias=False)
-        self.temporal = nn.Conv2d(width, width, (3, 1), bias=False)
+        self.project = Pointwise(hidden, width, 1, bias=False)
+        self.temporal = TemporalConv(width, width, (3, 1), bias=False)
 
     def forward(
-        self, x: Tensor, height: int, chunk_index: Sequence[int], last_u: Tensor | None
+        self, x: Tensor | Quantized, height: int, chunk_index: Sequence[int], last_u: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, T, H·W, D); `chunk_index`: first frame of each chunk.
 
         Returns u, what its neighbours in time add to it (the branch is the sum of the two), and the new `last_u`.
         """
-        u, along_time = mix_ffn(
-            x,
-            height,
-            _weight_and_bias(self.expand),
-            _weight_and_bias(self.depth),
-            self.project.weight,
-            self.temporal.weight,
-            chunk_index,
-            last_u,
-        )
+        hidden = self.expand(x)
+        frames = gated_depthwise(rearrange(hidden, "b t (h w) d -> (b t) h w d", h=height), *_taps(self.depth))
+        u = self.project(frames).view(*hidden.shape[:-1], -1)
+        along_time = self.temporal(u, chunk_index, last_u)
         return u, along_time, u[:, -1:].clone()  # a view would keep every frame alive
 
 
@@ -204,14 +216,14 @@ class Block(nn.Module):
         T, S = x.shape[1:3]
         attn, ffn = self._modulations(modulation)
 
-        tokens = rearrange(modulate(x, attn.shift, attn.scale, NORM_EPS), "b t s d -> b (t s) d")
+        tokens = modulate_for(self.attn.qkv, x, attn.shift, attn.scale, NORM_EPS)
         past = None if state is None else LinearState(state.sum_kv, state.sum_k)
         mixed, sums = self.attn(tokens, rotary, [start * S for start in chunk_index], past)
-        x = gated_add(x, rearrange(mixed, "b (t s) d -> b t s d", t=T), attn.gate)
+        mixed = rearrange(mixed, "b (t s) d -> b t s d", t=T)
+        x, asking = gated_add_for(self.cross.q, x, mixed, attn.gate)
 
-        told = self.cross(rearrange(x, "b t s d -> b (t s) d"), text, text_mask)
-        told = rearrange(told, "b (t s) d -> b t s d", t=T)
-        x, tokens = gated_add_modulate(x, told, None, ffn.shift, ffn.scale, NORM_EPS)
+        told = rearrange(self.cross(asking, text, text_mask), "b (t s) d -> b t s d", t=T)
+        x, tokens = gated_add_modulate_for(self.ffn.expand, x, told, None, ffn.shift, ffn.scale, NORM_EPS)
 
         u, along_time, last_u = self.ffn(tokens, height, chunk_index, None if state is None else state.last_u)
         return gated_add(x, u, ffn.gate, skip=along_time), BlockState(sums.sum_kv, sums.sum_k, last_u)
@@ -236,6 +248,6 @@ class FinalLayer(nn.Module):
         return out
 
 
-def _weight_and_bias(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
+def _taps(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
     assert layer.bias is not None
     return layer.weight, layer.bias

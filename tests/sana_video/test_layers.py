@@ -19,6 +19,19 @@ def branch(layer: MixFFN, x: torch.Tensor, starts: tuple[int, ...], last_u: torc
     return u + along_time
 
 
+def test_mix_ffn_is_four_convolutions() -> None:
+    layer, x = ffn().double(), tokens().double()
+    torch.nn.init.normal_(layer.depth.bias)  # type: ignore[arg-type]
+    conv2d, silu = torch.nn.functional.conv2d, torch.nn.functional.silu
+    frames = x.view(10, 2, 3, 8).permute(0, 3, 1, 2)
+    hidden = silu(conv2d(frames, layer.expand.weight, layer.expand.bias))
+    value, gate = conv2d(hidden, layer.depth.weight, layer.depth.bias, padding=1, groups=24).chunk(2, dim=1)
+    u = conv2d(value * silu(gate), layer.project.weight).permute(0, 2, 3, 1).reshape(x.shape)
+    along = conv2d(u.permute(0, 3, 1, 2), layer.temporal.weight, padding=(1, 0)).permute(0, 2, 3, 1)
+    got = layer(x, 2, (0,), None)
+    torch.testing.assert_close(got, (u, along, u[:, -1:]))
+
+
 def test_one_chunk_is_an_ordinary_padded_convolution() -> None:
     layer, x = ffn(), tokens()
     u = layer(x, 2, (0,), None)[0].permute(0, 3, 1, 2)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sana_video.ops.mix_ffn import gated_depthwise, mix_ffn, naive, temporal, temporal_conv
+from sana_video.ops.mix_ffn import gated_depthwise, naive, temporal, temporal_conv
 
 HERE = Path(__file__).parent
 
@@ -42,22 +42,6 @@ def test_products_equal_the_convolution(starts: tuple[int, ...], continued: bool
     torch.testing.assert_close(out, expected)
     dy = normal(*out.shape, seed=3)
     torch.testing.assert_close(torch.autograd.grad(out, leaves, dy), torch.autograd.grad(expected, leaves, dy))
-
-
-def test_mix_ffn_is_four_convolutions() -> None:
-    D, M, (B, T, H, W) = 8, 12, (2, 4, 2, 3)
-    expand, depth = (
-        (normal(2 * M, D, 1, 1), normal(2 * M, seed=1)),
-        (normal(2 * M, 1, 3, 3, seed=2), normal(2 * M, seed=3)),
-    )
-    project, temporal_weight = normal(D, M, 1, 1, seed=4), normal(D, D, 3, 1, seed=5)
-    x = normal(B, T, H * W, D, seed=6)
-    conv2d, silu = torch.nn.functional.conv2d, torch.nn.functional.silu
-    frames = x.view(B * T, H, W, D).permute(0, 3, 1, 2)
-    value, gate = conv2d(silu(conv2d(frames, *expand)), *depth, padding=1, groups=2 * M).chunk(2, dim=1)
-    u = conv2d(value * silu(gate), project).permute(0, 2, 3, 1).reshape(x.shape)
-    along = conv2d(u.permute(0, 3, 1, 2), temporal_weight, padding=(1, 0)).permute(0, 2, 3, 1)
-    torch.testing.assert_close(mix_ffn(x, H, expand, depth, project, temporal_weight), (u, along))
 
 
 def test_temporal_conv_on_the_cpu_is_the_definition() -> None:
