@@ -148,7 +148,8 @@ def sample(
         str | None, typer.Option("--device", help="cuda, cuda:1, cpu; else a GPU if there is one.")
     ] = None,
     precision: Annotated[
-        Literal["bf16", "fp32"] | None, typer.Option("--precision", help="Else bf16 on a GPU and fp32 on the CPU.")
+        Literal["fp8", "bf16", "fp32"] | None,
+        typer.Option("--precision", help="Else bf16 on a GPU, fp32 on the CPU; fp8 is faster still on a Hopper GPU."),
     ] = None,
 ) -> None:
     """Make films (or pictures) of prompts; a run into a folder goes on where it was cut off."""

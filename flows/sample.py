@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from sana_video.pipeline import Options, SanaVideoPipeline
 
-Precision = Literal["bf16", "fp32"]
+Precision = Literal["fp8", "bf16", "fp32"]
 DEFAULT_NEGATIVE = "default"  # as --negative-prompt: the published one
 
 
@@ -174,12 +174,14 @@ def _load(request: Request, folder: Path) -> SanaVideoPipeline:
     from sana_video.pipeline import SanaVideoPipeline
 
     device = _device(request.device)
-    named = {"bf16": torch.bfloat16, "fp32": torch.float32, None: sampling_dtype(device)}
+    bf16 = torch.bfloat16
+    named = {"fp8": bf16, "bf16": bf16, "fp32": torch.float32, None: sampling_dtype(device)}
     return SanaVideoPipeline.from_pretrained(
         folder,
         device=device,
         dtype=named[request.precision],
         autoencoder_dtype=torch.float32 if request.precision == "fp32" else None,
+        in_fp8=request.precision == "fp8",
     )
 
 
@@ -215,6 +217,8 @@ def _about(
     request: Request, called: str, folder: Path, pipeline: SanaVideoPipeline, options: Options
 ) -> dict[str, Any]:
     """What every video of the request depends on."""
+    from sana_video.fp8 import quantized
+
     defaults, weight = pipeline.defaults, pipeline.model.patch_embed.weight
     height, width = pipeline.size_for(options)
     few = defaults.step_list is not None
@@ -235,7 +239,7 @@ def _about(
         "width": width,
         "fps": defaults.fps,
         "text_encoder": pipeline.text_encoder.name,
-        "precision": str(weight.dtype).removeprefix("torch."),
+        "precision": "fp8" if quantized(pipeline.model) else str(weight.dtype).removeprefix("torch."),
         "device": weight.device.type,
         "batch": request.batch,
         "attribution": _attributions(folder),

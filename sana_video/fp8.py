@@ -80,9 +80,11 @@ def quantize(model: Network, *, keep: Sequence[str] = (), emulate: bool = False)
     precision, and computes the same rounding slowly. Products whose sides are no multiples of 16 stay as they are.
     Raises ValueError for a network or a machine that cannot, and for a pattern that matches nothing.
     """
-    parameter = next(model.parameters())
     if not emulate:
-        _check(parameter)
+        parameter = next(model.parameters())
+        require(parameter.device)
+        if parameter.dtype != torch.bfloat16:
+            raise ValueError(f"fp8 is for a network in bf16; this one is {str(parameter.dtype).removeprefix('torch.')}")
     if model.training:
         raise ValueError("a network in fp8 only samples: put it into eval mode first")
     names = [name for name, _ in model.named_modules() if name.endswith(PRODUCTS)]
@@ -97,6 +99,14 @@ def quantize(model: Network, *, keep: Sequence[str] = (), emulate: bool = False)
             changed += 1
     _log.info("%d of %d products of the blocks run in fp8", changed, len(names))
     return model.requires_grad_(False)
+
+
+def require(device: torch.device | str) -> None:
+    """ValueError, in one line, unless networks on `device` can run in fp8."""
+    place = torch.device(device)
+    if not select.kernels_for(torch.empty(0, device=place)):
+        has = f"operations here run as {select.describe()}" if place.type == "cuda" else f"this is {place.type}"
+        raise ValueError(f"fp8 needs a Hopper GPU (H100, H200), and {has}; take bf16 or fp32 instead")
 
 
 def quantized(model: nn.Module) -> bool:
@@ -128,14 +138,6 @@ def gated_add_modulate_for(
     if isinstance(layer, Fp8Linear):
         return fp8.gated_add_modulate(x, branch, gate, shift, scale, eps)
     return modulate.gated_add_modulate(x, branch, gate, shift, scale, eps)
-
-
-def _check(parameter: Tensor) -> None:
-    if not select.kernels_for(parameter):
-        where = select.describe() if parameter.is_cuda else f"the network is on the {parameter.device.type}"
-        raise ValueError(f"fp8 needs a Hopper GPU (H100, H200), and {where}; take bf16 or fp32")
-    if parameter.dtype != torch.bfloat16:
-        raise ValueError(f"fp8 is for a network in bf16; this one is {str(parameter.dtype).removeprefix('torch.')}")
 
 
 def _in_fp8(layer: nn.Module) -> nn.Module | None:

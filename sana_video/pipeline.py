@@ -14,7 +14,7 @@ import torch
 from einops import repeat
 from torch import Tensor
 
-from sana_video import weights
+from sana_video import fp8, weights
 from sana_video.autoencoder import Autoencoder, load_autoencoder
 from sana_video.config import SamplingDefaults, read_json, validated
 from sana_video.data import buckets
@@ -84,20 +84,27 @@ class SanaVideoPipeline:
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
         autoencoder_dtype: torch.dtype | None = None,
+        in_fp8: bool = False,
     ) -> Self:
         """Everything from one folder: model.safetensors, config.json, autoencoder/, text.json, sampling.json.
 
         `null_embedding.safetensors` is used where it is there; `text_folder` holds the weights of a text encoder that
         does not bring its own, else the `folder` of text.json does, relative to the pipeline's; `dtype` is the
-        network's; the text encoder keeps the one that training used. Raises FileNotFoundError for what is missing
-        (`MissingWeights` for published weights), ValueError for what is damaged or does not fit together.
+        network's; the text encoder keeps the one that training used. `in_fp8` runs the network's large products in fp8
+        on a Hopper GPU, the rest in bf16: see `sana_video.fp8`. Raises FileNotFoundError for what is missing
+        (`MissingWeights` for published weights), ValueError for what is damaged or does not fit together, and for fp8
+        where it cannot be had.
         """
+        if in_fp8:
+            fp8.require(device)
+            dtype = torch.bfloat16
         folder = Path(folder)
         text = validated(TextParams, read_json(folder / "text.json"), folder / "text.json")
         if text_folder is None and text.folder is not None:
             text_folder = folder / text.folder
+        model = SanaVideo.from_pretrained(folder, device=device, dtype=dtype)
         return cls(
-            model=SanaVideo.from_pretrained(folder, device=device, dtype=dtype),
+            model=fp8.quantize(model) if in_fp8 else model,
             autoencoder=load_autoencoder(folder / "autoencoder", device=device, dtype=autoencoder_dtype),
             text_encoder=load_text_encoder(text, text_folder, device=device),
             defaults=SamplingDefaults.load(folder / "sampling.json"),

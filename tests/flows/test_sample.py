@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -104,6 +105,20 @@ def test_a_film_of_a_prompt_says_all_that_it_was_made_with(release: Path, tmp_pa
     assert about["weights_sha256"] == whole[:16]
     assert frames_of(tmp_path / "a.mp4").shape == (9, 32, 48, 3)
     assert probe(tmp_path / "a.mp4").codec == "h264"
+
+
+def test_a_film_made_in_fp8_says_so(release: Path) -> None:
+    from flows import sample
+    from sana_video import fp8
+    from sana_video.pipeline import SanaVideoPipeline
+
+    pipeline = SanaVideoPipeline.from_pretrained(release)
+    assert not fp8.quantized(fp8.quantize(pipeline.model, emulate=True))  # 24 channels do not fit
+    wide = pipeline.model.config.with_(width=32)
+    model = fp8.quantize(type(pipeline.model)(wide).eval(), emulate=True)
+    request = sample.Request(str(release), prompt="a car")
+    about = sample._about(request, "here", release, dataclasses.replace(pipeline, model=model), {"frames": 9})
+    assert about["precision"] == "fp8"
 
 
 def test_a_picture_of_a_prompt(release: Path, tmp_path: Path) -> None:
@@ -216,6 +231,7 @@ def test_a_batch_holds_seeds_that_follow_one_another() -> None:
         (("--prompt", "x", "--out", "a.gif"), ".mp4"),
         (("--prompt", "x", "--videos-per-prompt", "2"), "several videos need a folder"),
         (("--prompt", "x", "--device", "nosuch"), "--device nosuch: not to be had here"),
+        (("--prompt", "x", "--precision", "fp8"), "fp8 needs a Hopper GPU (H100, H200), and this is cpu; take bf16"),
     ],
 )
 def test_a_mistake_is_one_line(release: Path, tmp_path: Path, words: tuple[str, ...], said: str) -> None:

@@ -93,7 +93,7 @@ def test_sizes_that_do_not_fit_stay() -> None:
 
 
 def test_a_machine_without_fp8_is_refused_in_one_line() -> None:
-    with pytest.raises(ValueError, match=r"^fp8 needs a Hopper GPU \(H100, H200\), and the network is on the cpu"):
+    with pytest.raises(ValueError, match=r"^fp8 needs a Hopper GPU \(H100, H200\), and this is cpu; take bf16 or fp32"):
         fp8.quantize(network())
 
 
