@@ -8,7 +8,7 @@ network for semantic segmentation of the same name.
 
 Flow is found globally at 1/8 of the size, found again locally at 1/4 around that, and corrected six times by a GRU.
 All of it is computed in float32, under autocast too: in bfloat16 a place on a grid 144 wide is only known to half a
-pixel. Pairs in a batch do not know of each other.
+pixel. (On a GPU torch's own default lets convolutions round to TF32.) Pairs in a batch do not know of each other.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class UniMatch(nn.Module):
         """Flow (B, 2, 320, 576) float32 from `first` to `second`, uint8 RGB (B, H, W, 3) of any one size; x before y.
 
         In pixels of the picture stretched to 320x576, not scaled back; a portrait picture is transposed first, and its
-        flow stays so. On the network's device; 0.6 GB a pair. ValueError for pictures that do not pair.
+        flow stays so. On the network's device; 0.4 GB a pair. ValueError for pictures that do not pair.
         """
         if first.shape != second.shape or first.ndim != 4 or first.shape[-1] != 3:
             raise ValueError(f"flow is between two (B, H, W, 3), not {tuple(first.shape)} and {tuple(second.shape)}")
