@@ -79,7 +79,8 @@ class FlowHead(nn.Module):
         self.conv2 = nn.Conv2d(256, 2, 3, padding=1)
 
     def forward(self, state: Tensor) -> Tensor:
-        return self.conv2(F.relu(self.conv1(state)))  # type: ignore[no-any-return]
+        change: Tensor = self.conv2(F.relu(self.conv1(state)))
+        return change
 
 
 def upsample(flow: Tensor, mask: Tensor, factor: int) -> Tensor:

@@ -44,7 +44,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, other: Tensor, splits: int, mask: Tensor | None) -> Tensor:
         x = x + self.self_attn(x, x, splits, mask)
-        return x + self.cross_attn_ffn(x, other, splits, mask)  # type: ignore[no-any-return]
+        change: Tensor = self.cross_attn_ffn(x, other, splits, mask)
+        return x + change
 
 
 class Attention(nn.Module):
@@ -60,7 +61,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, other: Tensor, splits: int, mask: Tensor | None) -> Tensor:
         q, k, v = self.q_proj(x), self.k_proj(other), self.v_proj(other)
-        return self.norm1(self.merge(window_attention(q, k, v, splits, mask)))  # type: ignore[no-any-return]
+        found: Tensor = self.norm1(self.merge(window_attention(q, k, v, splits, mask)))
+        return found
 
 
 class CrossAttention(Attention):
@@ -76,7 +78,8 @@ class CrossAttention(Attention):
 
     def forward(self, x: Tensor, other: Tensor, splits: int, mask: Tensor | None) -> Tensor:
         found = super().forward(x, other, splits, mask)
-        return self.norm2(self.mlp(torch.cat((x, found), -1)))  # type: ignore[no-any-return]
+        change: Tensor = self.norm2(self.mlp(torch.cat((x, found), -1)))
+        return change
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:

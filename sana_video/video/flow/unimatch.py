@@ -63,7 +63,8 @@ class UniMatch(nn.Module):
             raise ValueError(f"flow is between two (B, H, W, 3), not {tuple(first.shape)} and {tuple(second.shape)}")
         device = self.refine_proj.weight.device
         with torch.autocast(device.type, enabled=False):
-            return self(prepare(torch.as_tensor(first), device), prepare(torch.as_tensor(second), device))  # type: ignore[no-any-return]
+            flow: Tensor = self(prepare(torch.as_tensor(first), device), prepare(torch.as_tensor(second), device))
+        return flow
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Flow (B, 2, H, W) between RGB pictures (B, 3, H, W) in 0-255; H and W multiples of 32 (ValueError)."""
@@ -87,7 +88,8 @@ class UniMatch(nn.Module):
     def _coarse_flow(self, both: Tensor) -> Tensor:
         """Flow at 1/8 by matching everything with everything."""
         first, second = self.transformer(add_position(both, COARSE_SPLITS), COARSE_SPLITS)
-        return self.feature_flow_attn(first, match_globally(first, second), None)  # type: ignore[no-any-return]
+        flow: Tensor = self.feature_flow_attn(first, match_globally(first, second), None)
+        return flow
 
     def _fine_flow(self, both: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
         """Flow at 1/4 by matching around `flow`, and the first picture's features that it was found with."""
