@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from data_pipeline.measure import measure
 from infra.settings import AppContext, find_root, load_section, load_yaml
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="From films to shards: each stage of the data pipeline alone.")
 gate = typer.Typer(no_args_is_help=True, help="Check a boundary; exit 3 if red, 4 if the check itself is broken.")
 app.add_typer(gate, name="gate")
+app.command()(measure)
 
 Batch = Annotated[str, typer.Option("--batch", help="A name under data.batches in params.yaml.")]
 View = Annotated[str, typer.Option("--view", help="pixels, or a name under data.views in params.yaml.")]
@@ -61,6 +63,11 @@ class Job:
         written = tables.write(table, rows, self.root / path)
         dropped = written.num_rows - written.column("reason").null_count if "reason" in written.schema.names else 0
         return {table: written.num_rows, "with a reason": dropped} if dropped else {table: written.num_rows}
+
+    def write_columns(self, table: str, columns: pa.Table, path: str) -> Counters:
+        from data_pipeline import tables
+
+        return {table: tables.write_columns(table, columns, self.root / path).num_rows}
 
     def read(self, table: str, batch: str) -> pa.Table:
         from data_pipeline import tables
@@ -167,7 +174,7 @@ def score(context: typer.Context, batch: Batch, overrides: Overrides = None, sho
 
 @app.command()
 def caption(context: typer.Context, batch: Batch, overrides: Overrides = None, show: Show = False) -> None:
-    """Write a caption for every clip from what was measured."""
+    """Write a caption for every clip: from its measures, or by a model that looks at it."""
     job = _open(context, overrides, show)
     _known("batch", batch, job.params.batches)
 
@@ -175,7 +182,8 @@ def caption(context: typer.Context, batch: Batch, overrides: Overrides = None, s
         from data_pipeline import caption as stage
 
         videos, clips, scores = (job.read(table, batch) for table in ("videos", "clips", "scores"))
-        rows = stage.run(videos, clips, scores, job.params.caption, progress.track)
+        place = job.params.batches[batch].path
+        rows = stage.run(videos, clips, scores, job.params.caption, place, job.root, progress.track)
         return job.write("captions", rows, f"data/captions/{batch}.parquet")
 
     job.run(f"caption@{batch}", work)
@@ -191,8 +199,8 @@ def dedup(context: typer.Context, overrides: Overrides = None, show: Show = Fals
 
         for path in stage.sweep(job.root, list(job.params.batches)):
             progress.say(f"removed {path.relative_to(job.root)}: params.yaml names no such batch")
-        rows = stage.run(job.join("clips"), job.join("scores"), job.params.dedup)
-        return job.write("twins", rows, "data/twins.parquet")
+        inputs = stage.load(job.root, list(job.params.batches))
+        return job.write_columns("twins", stage.run(*inputs, job.params.dedup), "data/twins.parquet")
 
     job.run("dedup", work)
 
@@ -204,13 +212,11 @@ def curate(context: typer.Context, overrides: Overrides = None, show: Show = Fal
 
     def work(progress: Progress) -> Counters:
         from data_pipeline import curate as stage
-        from data_pipeline import tables
 
-        twins = tables.read("twins", job.root / "data" / "twins.parquet")
-        videos, clips, scores, captions = (job.join(name) for name in JOINED)
-        rows = stage.run(videos, clips, scores, captions, twins, job.params.curate)
-        job.write("selection", rows, SELECTION)
-        return {"clips": len(rows), "kept": sum(row["keep"] for row in rows)}
+        inputs = stage.load(job.root, list(job.params.batches))
+        selection = stage.run(**vars(inputs), params=job.params.curate)
+        job.write_columns("selection", selection, SELECTION)
+        return {"clips": selection.num_rows, "kept": selection.column("keep").to_numpy().sum().item()}
 
     job.run("curate", work)
 

@@ -20,7 +20,7 @@ PACKAGES = ("sana_video", "data_pipeline", "eval", "infra", "flows")
 
 # Leaves that may change without changing what any stage computes, each with the code that reads it.
 OPERATIONAL = {
-    "data.score.workers": "data_pipeline/score.py",
+    "data.score.workers": "data_pipeline/score/__init__.py",
     "train.launch.processes": "flows/training.py",
     "train.checkpoint_every": "sana_video/train/loop.py",
     "train.keep_checkpoints": "sana_video/train/loop.py",
