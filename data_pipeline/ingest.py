@@ -11,6 +11,9 @@ Where footage comes from and under which licence stands in `sources.yaml` in the
         url: "https://www.bigbuckbunny.org"
 
 Without it the source is the batch's name and the licence "unstated".
+
+Every entry of the folder is a row, but for hidden files and what usually lies beside films (SIDE_FILES). A name is
+believed in nothing: it decides only whether a file is looked into, and no link is followed out of the batch.
 """
 
 from __future__ import annotations
@@ -18,11 +21,13 @@ from __future__ import annotations
 import base64
 import fnmatch
 import hashlib
+import os
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -33,13 +38,17 @@ from infra.storage import is_remote, list_files, local_copy
 from sana_video.video.probe import VideoInfo, probe
 from sana_video.video.sandbox import Sandboxes
 
-INGEST_VERSION = 1
+INGEST_VERSION = 2
 
 SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".vob",
     ".ts", ".m2ts", ".mts", ".flv", ".wmv", ".ogv",
 )  # fmt: skip
-HDR = ("smpte2084", "arib-std-b67")
+SIDE_FILES = (
+    ".yaml", ".yml", ".json", ".jsonl", ".txt", ".md", ".csv", ".tsv", ".parquet", ".srt", ".vtt", ".ass", ".pdf",
+    ".jpg", ".jpeg", ".png", ".webp", ".sha256", ".md5", ".dvc", ".log",
+)  # fmt: skip
+UNPRINTABLE = "\\\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # and what turns the direction of writing
 WORKERS = 2  # files looked into at once: reading them is the cost, not decoding
 PROBE_SECONDS = 300.0
 
@@ -58,6 +67,7 @@ class SourceRule(BaseModel):
     licence: Text
     attribution: Text
     url: Text
+    origin: Literal["real", "synthetic"] = "real"  # of a synthetic source the captions never repeat its own prompts
 
 
 class Sources(BaseModel):
@@ -72,24 +82,37 @@ class Sources(BaseModel):
 
 
 def run(batch: str, uri: str, params: IngestParams, root: Path, track: Track[Any]) -> list[Row]:
-    """Rows of the videos table for every video file below `uri` (relative to `root`, absolute, or s3://…).
+    """Rows of the videos table for every file below `uri` but side files (relative to `root`, absolute, or s3://…).
 
     Raises ValueError for a folder without a video file or a faulty sources.yaml, FileNotFoundError for no folder.
     """
     place = uri if is_remote(uri) else str(root / uri)
     files = _videos_in(place, uri)
     sources = read_sources(place, uri)
+    within = () if is_remote(uri) else (os.path.realpath(place), os.path.realpath(root))
     with Sandboxes(WORKERS, seconds=PROBE_SECONDS) as sandboxes, ThreadPoolExecutor(WORKERS) as pool:
-        found = track(pool.map(lambda name: _look(name, params, sandboxes), files), len(files), f"ingest {batch}")
+        looked = pool.map(lambda name: _look(name, within, params, sandboxes), files)
+        found = track(looked, len(files), f"ingest {batch}")
         rows = [_row(batch, place, name, sources, one, root) for name, one in zip(files, found, strict=True)]
     return list(_mark_duplicates(rows))
 
 
 def _videos_in(place: str, uri: str) -> list[str]:
-    files = [name for name in list_files(place, SUFFIXES) if not _hidden(_inside(place, name))]
-    if not files:
+    """Every entry but side files, in order. ValueError where none of them is called a video."""
+    entries = list_files(place, ("",)) if is_remote(uri) else sorted(_entries(place))
+    names = [name for name in entries if not _hidden(_inside(place, name)) and not name.lower().endswith(SIDE_FILES)]
+    if not any(name.lower().endswith(SUFFIXES) for name in names):
         raise ValueError(f"{uri}: no video in this folder (looked for {' '.join(SUFFIXES)})")
-    return files
+    return names
+
+
+def _entries(place: str) -> Iterator[str]:
+    """Whatever is in a local folder and is no folder: also links to folders, broken links, pipes and sockets."""
+    if not Path(place).is_dir():
+        raise FileNotFoundError(f"{place}: no such folder")
+    for folder, folders, files in os.walk(place):
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        yield from (os.path.join(folder, name) for name in [*files, *links])
 
 
 def _inside(place: str, name: str) -> str:
@@ -127,8 +150,14 @@ class _Found:
     reason: str | None
 
 
-def _look(name: str, params: IngestParams, sandboxes: Sandboxes) -> _Found:
-    """Hash and probe one file. What is wrong with the file is its reason; what is wrong with the machine is raised."""
+def _look(name: str, within: tuple[str, ...], params: IngestParams, sandboxes: Sandboxes) -> _Found:
+    """Hash and probe one file. What is wrong with the file is its reason; what is wrong with the machine is raised.
+
+    `within`: the folders that a local file may really lie in.
+    """
+    refused = _refused(name, within)
+    if refused:
+        return _Found(video_id="", size=0, info=None, reason=refused)
     with local_copy(name) as path:
         try:
             video_id, size = content_id(path), path.stat().st_size
@@ -136,11 +165,34 @@ def _look(name: str, params: IngestParams, sandboxes: Sandboxes) -> _Found:
             return _Found(video_id="", size=0, info=None, reason=f"UNREADABLE: {error.strerror}")
         info = None
         try:
+            if not name.lower().endswith(SUFFIXES):
+                raise ValueError(f"UNKNOWN_SUFFIX: {Path(name).suffix or 'none'}; rename the file if it is a video")
             info = probe(path, max_pixels=params.max_pixels, sandbox=sandboxes)
             _check(info, params)
         except ValueError as error:
             return _Found(video_id=video_id, size=size, info=info, reason=str(error))
         return _Found(video_id=video_id, size=size, info=info, reason=None)
+
+
+def _refused(name: str, within: tuple[str, ...]) -> str | None:
+    """Why a file is not even opened: its name, or where it leads to; None if it may be."""
+    if printable(name) != name:
+        return "BAD_NAME: a name with control characters, backslashes or bytes that are no UTF-8"
+    if is_remote(name):
+        return None
+    real = os.path.realpath(name)
+    if not any(real.startswith(folder + os.sep) for folder in within):
+        return "LINK_OUTSIDE: a link out of the batch is not followed; copy the file"
+    if not os.path.isfile(real):
+        return "NOT_A_FILE: a folder, pipe, socket, device or broken link"
+    return None
+
+
+def printable(name: str) -> str:
+    """A name that any table, page and terminal can show: what cannot be is escaped, so that two names stay two."""
+    if all(c not in UNPRINTABLE and unicodedata.category(c) not in ("Cc", "Cs", "Zl", "Zp") for c in name):
+        return name
+    return name.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def content_id(path: Path) -> str:
@@ -159,10 +211,13 @@ def _check(info: VideoInfo, params: IngestParams) -> None:
         raise ValueError(f"TOO_SHORT: {info.duration:.2f} s, at least {params.min_seconds:g} s")
     if info.duration > params.max_seconds:
         raise ValueError(f"TOO_LONG: {info.duration:.0f} s, at most {params.max_seconds:g} s")
-    if min(info.width, info.height) < params.min_short_side:
-        raise ValueError(f"TOO_SMALL: {info.width}x{info.height}, short side at least {params.min_short_side}")
-    if info.colour_transfer in HDR:
-        raise ValueError(f"UNSUPPORTED: HDR ({info.colour_transfer}); tone-map it to SDR first")
+    height, width = info.display_size
+    if min(height, width) < params.min_short_side:
+        raise ValueError(f"TOO_SMALL: {width}x{height} as shown, short side at least {params.min_short_side}")
+    if info.hdr and params.hdr == "reject":
+        raise ValueError(f"HDR: {info.colour_transfer}, and ingest.hdr is `reject`")
+    if info.interlaced and params.interlaced == "reject":
+        raise ValueError("INTERLACED: and ingest.interlaced is `reject`")
 
 
 def _row(batch: str, place: str, name: str, sources: Sources | None, found: _Found, root: Path) -> dict[str, Any]:
@@ -173,7 +228,7 @@ def _row(batch: str, place: str, name: str, sources: Sources | None, found: _Fou
         "video_id": found.video_id,
         "batch": batch,
         "source": rule.source if rule else batch,
-        "uri": _relative(name, root),
+        "uri": printable(_relative(name, root)),
         "bytes": found.size,
         "licence": rule.licence if rule else "unstated",
         "attribution": rule.attribution if rule else None,

@@ -9,12 +9,12 @@ are equal bytes and DVC stops a wave of reruns where nothing changed.
 from __future__ import annotations
 
 import io
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from infra.storage import atomic_write
@@ -34,14 +34,20 @@ VIDEOS = pa.schema(
         ("codec", _str),
         ("width", _i32),  # coded size, before rotation
         ("height", _i32),
-        ("rotation", _i32),  # degrees clockwise to apply for display: 0, 90, 180, 270
+        ("rotation", _i32),  # degrees clockwise to apply for display, after mirroring: 0, 90, 180, 270
+        ("mirrored", _bool),  # left and right to be exchanged for display
+        ("sample_aspect", _f64),  # width of a sample over its height; 1 for square pixels
+        ("interlaced", _bool),  # rebuilt as progressive frames wherever it is read
         ("fps", _f64),  # average rate
         ("frames", _i64),  # as the container states it; null where it does not
+        ("start", _f64),  # seconds: the first time stamp, which may be negative
         ("duration", _f64),  # seconds
         ("pixel_format", _str),
         ("colour_range", _str),
         ("colour_matrix", _str),
+        ("colour_primaries", _str),
         ("colour_transfer", _str),
+        ("hdr", _bool),  # PQ or HLG: tone-mapped to BT.709 wherever it is read
         ("has_audio", _bool),
         ("licence", _str),
         ("attribution", _str),
@@ -107,10 +113,30 @@ SCORES = pa.schema(
 )
 
 CAPTIONS = pa.schema(
-    [("clip_id", _str), ("text", _str), ("captioner", _str), ("prompt_version", _i32), ("reason", _str)]
+    [
+        ("clip_id", _str),
+        ("text", _str),  # one line, no control or bidi characters; null where there is a reason
+        ("original", _str),  # the prompt that the video came with, null where it came with none; never a caption
+        ("category", _str),  # human | animal | object | scene; null of a captioner that does not look
+        ("style", _str),  # realistic | cartoon | cinematic
+        ("captioner", _str),
+        ("prompt_version", _i32),
+        ("model", _str),  # name and digest of the weights, the model an endpoint was asked for, or the stand-in
+        ("attempts", _i32),  # how often was asked: 0 of the template
+        ("reason", _str),
+    ]
 )
 
-TWINS = pa.schema([("clip_id", _str), ("twin_of", _str), ("distance", _f64)])
+TWINS = pa.schema(
+    [
+        ("clip_id", _str),
+        ("twin_of", _str),  # the clip that stands for the group: none is better
+        ("rank", _i32),  # place in the group, best first; `twin_of` itself is 0
+        ("kind", _str),  # hash | embedding: which of the two found it
+        ("distance", _f64),  # hash: bits of 64, mean over the frames compared; embedding: 1 - cosine
+        ("embedder", _str),  # what made the embedding; null for a hash
+    ]
+)
 
 SELECTION = pa.schema(
     [
@@ -120,6 +146,7 @@ SELECTION = pa.schema(
         ("keep", _bool),
         ("reason", _str),  # the first rule that dropped it
         ("reasons", pa.list_(_str)),  # all of them
+        ("vmaf_percentile", _f64),  # of vmaf_motion among all measured clips of the source, 0-100
         ("bucket", _str),  # "HxWxF"
         ("subset", _str),  # train | val
         ("sft_category", _str),
@@ -158,27 +185,42 @@ def write(table: str, rows: Iterable[Row], path: Path) -> pa.Table:
         if row.keys() != set(schema.names):
             odd = sorted(set(row) ^ set(schema.names))
             raise ValueError(f"table {table}: row {row.get(key)!r}: columns {odd} are missing or unknown")
-    keys = [row[key] for row in ordered]
-    if len(set(keys)) != len(keys):
-        twice = next(a for a, b in itertools.pairwise(keys) if a == b)
-        raise ValueError(f"table {table}: {key} {twice!r} stands twice")
-    result = pa.Table.from_pylist([dict(row) for row in ordered], schema=schema)
+    return write_columns(table, pa.Table.from_pylist([dict(row) for row in ordered], schema=schema), path)
+
+
+def write_columns(table: str, columns: pa.Table, path: Path) -> pa.Table:
+    """Write what already is a pyarrow table in the schema of `table`, sorted by its key, atomically.
+
+    Raises ValueError where the columns are not the schema's, the order is another, or a key stands twice.
+    """
+    if not columns.schema.equals(SCHEMAS[table]):
+        raise ValueError(f"table {table}: its columns are not {columns.schema.names}")
+    keys = columns.column(KEYS[table])
+    rising = pc.less(keys.slice(0, max(0, len(keys) - 1)), keys.slice(1))
+    if not pc.all(rising, min_count=0).as_py():
+        at = pc.index(rising, False).as_py()
+        here, after = keys[at].as_py(), keys[at + 1].as_py()
+        what = f"{here!r} stands twice" if here == after else f"{after!r} comes after {here!r}"
+        raise ValueError(f"table {table}: {KEYS[table]} {what}")
     buffer = io.BytesIO()
-    pq.write_table(result, buffer, row_group_size=ROW_GROUP, compression="zstd", version="2.6", store_schema=True)
+    pq.write_table(columns, buffer, row_group_size=ROW_GROUP, compression="zstd", version="2.6", store_schema=True)
     atomic_write(path, buffer.getvalue())
-    return result
+    return columns
 
 
-def read(table: str, path: Path) -> pa.Table:
-    """Table `table` from `path`. Raises ValueError when it is missing or its columns are not the schema's."""
+def read(table: str, path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Table `table` from `path`, or only its `columns`: hashes and embeddings are most of what scores weigh.
+
+    Raises ValueError when it is missing or its columns are not the schema's.
+    """
     if not path.is_file():
         raise ValueError(f"table {table} is missing: {path} (run the stage that writes it)")
-    result = pq.read_table(path)
-    if not result.schema.equals(SCHEMAS[table]):
-        raise ValueError(f"{path} is not a {table} table: its columns are {result.schema.names}")
-    return result
+    found = pq.read_schema(path)
+    if not found.equals(SCHEMAS[table]):
+        raise ValueError(f"{path} is not a {table} table: its columns are {found.names}")
+    return pq.read_table(path, columns=None if columns is None else list(columns))
 
 
-def read_batches(table: str, folder: Path, batches: Sequence[str]) -> pa.Table:
+def read_batches(table: str, folder: Path, batches: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
     """The tables of exactly the named batches, joined. Raises ValueError naming a batch whose table is missing."""
-    return pa.concat_tables([read(table, folder / f"{batch}.parquet") for batch in batches])
+    return pa.concat_tables([read(table, folder / f"{batch}.parquet", columns) for batch in batches])
