@@ -26,7 +26,7 @@ from random_parts import PROMPT, SIZES, Sizes, about, network, wan, wanted_devic
 from torch import Tensor
 
 from flows.picture import png
-from sana_video import SanaVideo, SanaVideoConfig
+from sana_video import SanaVideo, SanaVideoConfig, fp8
 from sana_video.config import SamplingDefaults
 from sana_video.pipeline import SanaVideoPipeline
 from sana_video.text import TextParams, load_text_encoder
@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=81, help="of the videos from text and from an image")
     parser.add_argument("--long", type=int, default=60, help="seconds of the long video; 0 for none")
     parser.add_argument("--autoencoder-dtype", choices=["bf16", "fp32"], default="fp32")
+    parser.add_argument("--fp8", action="store_true", help="the network's large products in fp8")
     given = parser.parse_args()
     device, sizes = wanted_device(given.device), SIZES[given.preset]
     precision = torch.bfloat16 if given.autoencoder_dtype == "bf16" else torch.float32
@@ -71,6 +72,7 @@ def main() -> None:
         "about": about(device),
         "preset": given.preset,
         "autoencoder_dtype": given.autoencoder_dtype,
+        "fp8": given.fp8,
         "weights": "random",
         "build_seconds": round(time.perf_counter() - start, 1),
         "parameters": {
@@ -87,6 +89,9 @@ def main() -> None:
     }
     if given.long:
         jobs["long"] = (chunked(pipeline, sizes.chunk), {"frames": given.long * sizes.fps + 1})
+    if given.fp8:
+        for model in {id(used.model): used.model for used, _ in jobs.values()}.values():
+            fp8.quantize(model)
     if device.type == "cuda":
         list(pipeline.stream(PROMPT, frames=5, steps=1))  # kernels are compiled and chosen outside the figures
     figures["made"] = [make(name, *job, given.out, device) for name, job in jobs.items()]
