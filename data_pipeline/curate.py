@@ -1,74 +1,113 @@
 """The choice: which clips are kept, with every rule that a dropped one failed, its bucket, and which side it trains.
 
-One row for every clip that split wrote. A missing value is a failure of its own (`MISSING_…`), never a pass. Held-out
-clips are whole videos where a source has several, else the end of the one film from a cut on, with a gap before it,
-so that nothing of a shot stands on both sides; of a group of near copies one clip at most is kept.
+One row for every clip that split wrote. A missing value is a failure of its own (`MISSING_…`), never a pass; of a
+group of near copies one clip at most is kept, the best that passes every other rule. `failures` is the definition,
+for one clip; `run` does the same with whole columns, since a selection of ten million clips is asked for anew with
+every threshold that someone moves.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data_pipeline import tables
-from data_pipeline.params import CurateParams, Ranges
+from data_pipeline.columns import Bools, Floats, Ints, at, codes, filled, first_rows, firsts, numbers, places, sorted_by
+from data_pipeline.params import CurateParams, Range, Ranges
+from data_pipeline.reasons import Reasons
+from data_pipeline.subsets import GUARD, VAL, sides
 from sana_video.data.buckets import BUCKETS_480, nearest
 
-CURATE_VERSION = 1
+CURATE_VERSION = 2
 
-GUARD_SECONDS = 2.0  # clips that end closer than this before the held-out part of the same film are dropped
+NEEDED = {
+    "videos": None,
+    "clips": ("clip_id", "video_id", "source", "shot", "start", "end", "frames", "fps", "reason"),
+    "scores": ("clip_id", *(name for name in Ranges.model_fields if name in tables.SCORES.names), "reason"),
+    "captions": ("clip_id", "text", "reason"),
+}
 
 Row = dict[str, Any]
 
 
-def join(table: str, root: Path, batches: Sequence[str]) -> pa.Table:
+@dataclass(frozen=True)
+class Inputs:
+    """What a selection is made of."""
+
+    videos: pa.Table
+    clips: pa.Table
+    scores: pa.Table
+    captions: pa.Table
+    twins: pa.Table
+
+
+def load(root: Path, batches: Sequence[str]) -> Inputs:
+    """The tables of exactly the named batches, without the columns that no rule looks at."""
+    twins = tables.read("twins", root / "data" / "twins.parquet")
+    return Inputs(**{name: join(name, root, batches, columns) for name, columns in NEEDED.items()}, twins=twins)
+
+
+def join(table: str, root: Path, batches: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
     """The tables of exactly the named batches under `root`/data, in the order of their names.
 
     The same file may lie in two batches, and equal content gives equal ids: the first batch's rows count, and the
     other's video goes on in the joined table as a reject with `DUPLICATE_OF:` and the path of the first.
     """
-    joined = tables.read_batches(table, root / "data" / table, sorted(batches))
-    rows = joined.to_pylist()
+    joined = tables.read_batches(table, root / "data" / table, sorted(batches), columns)
     if table != "videos":
-        first = {row["clip_id"]: row for row in reversed(rows)}
-        return joined if len(first) == len(rows) else pa.Table.from_pylist(list(first.values())[::-1], joined.schema)
-    uris: dict[str, str] = {}
-    for row in rows:
-        if row["reason"] is None and (uri := uris.setdefault(row["video_id"], row["uri"])) != row["uri"]:
-            row["reason"] = f"DUPLICATE_OF:{uri}"
-    return pa.Table.from_pylist(rows, joined.schema)
+        return first_rows(joined, "clip_id")
+    good = np.flatnonzero(~filled(joined.column("reason")))
+    ids, uris = (joined.column(name).take(pa.array(good)) for name in ("video_id", "uri"))
+    first = uris.take(pa.array(firsts(ids)))
+    reasons = joined.column("reason").to_pylist()
+    for again in np.flatnonzero(pc.not_equal(uris, first).to_numpy(zero_copy_only=False)).tolist():
+        reasons[good[again]] = f"DUPLICATE_OF:{first[again].as_py()}"
+    return joined.set_column(joined.schema.get_field_index("reason"), "reason", pa.array(reasons, pa.string()))
 
 
 def run(
     videos: pa.Table, clips: pa.Table, scores: pa.Table, captions: pa.Table, twins: pa.Table, params: CurateParams
-) -> list[Row]:
-    """One selection row for every clip: `keep`, `reason` (the first) and `reasons` (all), bucket, subset if kept."""
-    all_videos = {row["video_id"]: row for row in videos.to_pylist() if row["reason"] is None}
-    measured = {row["clip_id"]: row for row in scores.to_pylist()}
-    told = {row["clip_id"]: row for row in captions.to_pylist()}
-    every = clips.to_pylist()
-    reasons = {
-        clip["clip_id"]: failures(
-            clip,
-            all_videos.get(clip["video_id"]),
-            measured.get(clip["clip_id"]),
-            told.get(clip["clip_id"]),
-            params.ranges_of(clip["source"]),
-        )
-        for clip in every
-    }
-    for twin in spare_twins(twins.to_pylist(), reasons):
-        reasons[twin].append("TWIN")
-    sides = subsets([clip for clip in every if not reasons[clip["clip_id"]]], params.validation)
-    return [_row(clip, all_videos.get(clip["video_id"]), reasons[clip["clip_id"]], sides) for clip in every]
+) -> pa.Table:
+    """One row for every clip, by id: `keep`, `reason` (the first) and `reasons` (all), bucket, subset if kept."""
+    clips = sorted_by(clips, "clip_id")
+    source, names = codes(clips.column("source"))
+    good = videos.filter(pc.is_null(videos.column("reason")))
+    video_at = places(clips.column("video_id"), good.column("video_id"))
+    score_at = places(clips.column("clip_id"), scores.column("clip_id"))
+    reasons = Reasons(len(clips))
+    open_ = ~filled(clips.column("reason"))
+    reasons.texts(clips.column("reason"), ~open_)
+    reasons.add("MISSING_VIDEO", open_ & (video_at < 0))
+    reasons.add("MISSING_SCORE", open_ & (score_at < 0))
+    open_ &= score_at >= 0
+    failed = cast(Bools, at(filled(scores.column("reason")), score_at, False)) & open_
+    reasons.texts(_take(scores.column("reason"), score_at), failed)
+    open_ &= ~failed
+    percentile = percentiles(source, _measured(scores, "vmaf_motion", score_at), open_)
+    for name, (low, high) in _by_column([params.ranges_of(each) for each in names]).items():
+        values = percentile if name == "vmaf_percentile" else _measured(scores, name, score_at)
+        reasons.outside(name.upper(), values, low[source], high[source], open_)
+    _untold(reasons, captions, clips.column("clip_id"), open_)
+    reasons.add("TWIN", spare_twins(twins, clips.column("clip_id"), reasons.count == 0))
+    side = _sides(clips, source, reasons.count == 0, params.validation)
+    reasons.add("SPLIT_GUARD", side == GUARD)
+    return _selection(clips, _buckets(good, video_at, clips.column("frames")), percentile, reasons, side)
 
 
-def failures(clip: Row, video: Row | None, score: Row | None, caption: Row | None, ranges: Ranges) -> list[str]:
-    """Every rule that a clip fails, in the order of the pipeline. What an earlier step dropped is asked no more."""
+def failures(
+    clip: Row, video: Row | None, score: Row | None, caption: Row | None, ranges: Mapping[str, Range]
+) -> list[str]:
+    """Every rule that a clip fails, in the order of the pipeline. What an earlier step dropped is asked no more.
+
+    `score` holds the row of the scores table and, where there is a range for it, `vmaf_percentile`.
+    """
     if clip["reason"] is not None:
         return [clip["reason"]]
     found = [] if video is not None else ["MISSING_VIDEO"]
@@ -76,104 +115,135 @@ def failures(clip: Row, video: Row | None, score: Row | None, caption: Row | Non
         return [*found, "MISSING_SCORE"]
     if score["reason"] is not None:
         return [*found, score["reason"]]
-    for name in Ranges.model_fields:
-        found += _outside(name.upper(), score[name], getattr(ranges, name))
-    if caption is None or not caption["text"]:
-        found.append("MISSING_CAPTION")
-    return found
+    for name, bounds in ranges.items():
+        found += _outside(name.upper(), score[name], bounds)
+    if caption is not None and caption["reason"] is not None:
+        return [*found, caption["reason"]]
+    return found if caption is not None and caption["text"] else [*found, "MISSING_CAPTION"]
 
 
-def _outside(name: str, value: float | None, bounds: tuple[float, float]) -> list[str]:
+def _outside(name: str, value: float | None, bounds: Range) -> list[str]:
     if value is None or not math.isfinite(value):
         return [f"MISSING_{name}"]
     low, high = bounds
     return [f"{name}_LOW"] if value < low else [f"{name}_HIGH"] if value > high else []
 
 
-def spare_twins(twins: list[Row], reasons: dict[str, list[str]]) -> list[str]:
-    """All but one of each group of near copies: its first member that passes every other rule stays."""
-    groups: dict[str, list[str]] = {}
-    for row in sorted(twins, key=lambda row: str(row["clip_id"])):
-        groups.setdefault(row["twin_of"], [row["twin_of"]]).append(row["clip_id"])
-    spare = []
-    for members in groups.values():
-        known = [clip for clip in members if clip in reasons]
-        passing = next((clip for clip in known if not reasons[clip]), None)
-        spare += [clip for clip in known if clip not in (passing or members[0], members[0])]
+def percentiles(source: Ints, values: Floats, among: Bools) -> Floats:
+    """Of each value within its source, 0-100: the share below it and half of its equals. NaN where there is none."""
+    result = np.full(len(values), np.nan)
+    who = np.flatnonzero(among & np.isfinite(values))
+    who = who[np.lexsort((values[who], source[who]))]
+    group, value = source[who], values[who]
+    new = np.append(True, (np.diff(group) != 0) | (np.diff(value) != 0))[: len(who)]
+    first = np.flatnonzero(new)
+    last = np.append(first[1:], len(who))
+    middle = np.repeat((first + last) / 2, last - first)
+    begin, end = np.searchsorted(group, group, "left"), np.searchsorted(group, group, "right")
+    result[who] = np.round(100.0 * (middle - begin) / (end - begin), 6)
+    return result
+
+
+def spare_twins(twins: pa.Table, clips: pa.ChunkedArray, passing: Bools) -> Bools:
+    """All but one of each group of near copies: its best member that passes every other rule stays.
+
+    One that fails another rule and for which the group stands is not called a twin as well.
+    """
+    groups, names = codes(twins.column("twin_of"))
+    ranks = np.nan_to_num(numbers(twins.column("rank")), nan=np.inf)
+    member = np.append(places(pa.chunked_array([names], pa.string()), clips), places(twins.column("clip_id"), clips))
+    group, rank = np.append(np.arange(len(names)), groups), np.append(np.full(len(names), -1.0), ranks)
+    order = np.lexsort((member, rank, group))
+    order = order[member[order] >= 0]
+    best = order[passing[member[order]]]
+    best = best[np.unique(group[best], return_index=True)[1]]
+    spare = np.zeros(len(passing), bool)
+    spare[member[order[order >= len(names)]]] = True
+    spare[member[best]] = False
     return spare
 
 
-def subsets(kept: list[Row], validation: float) -> dict[str, str]:
-    """train, val or guard (too near to the held-out part of the same film) for each kept clip, by clip id."""
-    sources: dict[str, list[Row]] = {}
-    for clip in sorted(kept, key=lambda clip: (clip["source"], clip["video_id"], clip["start"], clip["clip_id"])):
-        sources.setdefault(clip["source"], []).append(clip)
-    units = {source: _units(clips) for source, clips in sources.items()}
-    held = {source: _held_out([len(unit) for unit in parts], validation) for source, parts in units.items()}
-    if not any(held.values()):  # too little in every source for a fair share: the one with most left gives its last
-        giver = max(
-            (s for s in units if len(units[s]) > 1), key=lambda s: len(sources[s]) - len(units[s][-1]), default=None
-        )
-        held.update({giver: 1} if giver else {})
-    return {clip_id: side for source, parts in units.items() for clip_id, side in _sides(parts, held[source]).items()}
+def _take(column: pa.ChunkedArray, where: Ints) -> pa.ChunkedArray:
+    return column.take(pa.array(where, mask=where < 0))
 
 
-def _units(clips: list[Row]) -> list[list[Row]]:
-    """What may not be parted: the videos of a source with several (ordered by hash), else the shots of the one."""
-    by = "video_id" if len({clip["video_id"] for clip in clips}) > 1 else "shot"
-    units: dict[Any, list[Row]] = {}
-    for clip in clips:
-        units.setdefault(clip[by], []).append(clip)
-    return list(units.values())
+def _measured(scores: pa.Table, name: str, score_at: Ints) -> Floats:
+    return cast(Floats, at(numbers(scores.column(name)), score_at, np.nan))
 
 
-def _held_out(sizes: list[int], validation: float) -> int:
-    """How many units, counted from the end, come nearest to the wanted share of clips; never all of them."""
-    wanted = validation * sum(sizes)
-    best, total = 0, 0
-    for count in range(1, len(sizes)):
-        before, total = total, total + sizes[-count]
-        if abs(total - wanted) >= abs(before - wanted):
-            break
-        best = count
-    return best
+def _by_column(ranges: Sequence[Mapping[str, Range]]) -> dict[str, tuple[Floats, Floats]]:
+    """{measure: (low, high) by source}, NaN for a source without bounds, in the order of the measures."""
+    named = [name for name in Ranges.model_fields if any(name in each for each in ranges)]
+    nothing = (math.nan, math.nan)
+    ends = {name: np.array([each.get(name, nothing) for each in ranges], np.float64) for name in named}
+    return {name: (both[:, 0], both[:, 1]) for name, both in ends.items()}
 
 
-def _sides(units: list[list[Row]], held: int) -> dict[str, str]:
-    train, val = units[: len(units) - held], units[len(units) - held :]
-    sides = {clip["clip_id"]: "val" for unit in val for clip in unit}
-    first = val[0][0] if val else None
-    for clip in (clip for unit in train for clip in unit):
-        near = (
-            first is not None and clip["video_id"] == first["video_id"] and first["start"] - clip["end"] < GUARD_SECONDS
-        )
-        sides[clip["clip_id"]] = "guard" if near else "train"
-    return sides
+def _untold(reasons: Reasons, captions: pa.Table, clips: pa.ChunkedArray, asked: Bools) -> None:
+    """The caption's own reason, or MISSING_CAPTION where there is no text."""
+    place = places(clips, captions.column("clip_id"))
+    refused = cast(Bools, at(filled(captions.column("reason")), place, False)) & asked
+    reasons.texts(_take(captions.column("reason"), place), refused)
+    has = pc.fill_null(pc.not_equal(captions.column("text"), ""), False).to_numpy(zero_copy_only=False)
+    reasons.add("MISSING_CAPTION", asked & ~refused & ~cast(Bools, at(has, place, False)))
 
 
-def _row(clip: Row, video: Row | None, reasons: list[str], sides: dict[str, str]) -> Row:
-    side = sides.get(clip["clip_id"])
-    reasons = reasons + (["SPLIT_GUARD"] if side == "guard" else [])
-    return {
-        "clip_id": clip["clip_id"],
-        "video_id": clip["video_id"],
-        "source": clip["source"],
-        "keep": not reasons,
-        "reason": reasons[0] if reasons else None,
-        "reasons": reasons,
-        "bucket": bucket(video, clip["frames"]) if video is not None else None,
-        "subset": side if not reasons else None,
-        "sft_category": None,
-        "sft_style": None,
+def _sides(clips: pa.Table, source: Ints, kept: Bools, validation: float) -> Ints:
+    """TRAIN, VAL or GUARD of each kept clip, -1 for the others."""
+    who = np.flatnonzero(kept)
+    chosen = clips.take(pa.array(who))
+    result = np.full(len(clips), -1)
+    shot = chosen.column("shot").to_numpy().astype(np.int64) if len(who) else who
+    start, end = (numbers(chosen.column(name)) for name in ("start", "end"))
+    result[who] = sides(source[who], codes(chosen.column("video_id"))[0], shot, start, end, validation)
+    return result
+
+
+def _selection(clips: pa.Table, bucket: pa.Array, percentile: Floats, reasons: Reasons, side: Ints) -> pa.Table:
+    keep, told = reasons.count == 0, reasons.column()
+    nothing = pa.nulls(len(clips), pa.string())
+    starts = np.minimum(told.offsets.to_numpy()[:-1], max(0, len(told.values) - 1))
+    names = pa.array(np.where(side == VAL, 1, 0), mask=~keep)
+    columns = {
+        **{name: clips.column(name) for name in ("clip_id", "video_id", "source")},
+        "keep": pa.array(keep),
+        "reason": told.values.take(pa.array(starts, mask=keep)) if len(told.values) else nothing,
+        "reasons": told,
+        "vmaf_percentile": pa.array(percentile, from_pandas=True),
+        "bucket": bucket,
+        "subset": pa.array(["train", "val"]).take(names),
+        "sft_category": nothing,
+        "sft_style": nothing,
     }
+    return pa.table(columns, schema=tables.SELECTION)
 
 
-def bucket(video: Row, frames: int) -> str | None:
-    """ "HxWxF": the published 480p size with the nearest aspect to the picture as shown; null for an unknown size."""
+def _buckets(videos: pa.Table, video_at: Ints, frames: pa.ChunkedArray) -> pa.Array:
+    """ "HxWxF" of each clip; its first part once for each video, its last once for each length."""
+    wanted = ("height", "width", "rotation", "sample_aspect")
+    shown = videos.select([name for name in wanted if name in videos.schema.names]).to_pylist()
+    spatial = [*_each(shown, size), None]
+    lengths, index = np.unique(pc.fill_null(frames, 0).to_numpy(), return_inverse=True)
+    names = [f"{one}x{length}" if one and length else None for one in spatial for length in lengths.tolist()]
+    row = np.where(video_at < 0, len(spatial) - 1, video_at)
+    return pa.array(names, pa.string()).take(pa.array(row * len(lengths) + index))
+
+
+def _each(rows: Sequence[Row], work: Callable[[Row], str | None]) -> list[str | None]:
+    """`work` of each row, done once for equal ones."""
+    done: dict[tuple[Any, ...], str | None] = {}
+    for row in rows:
+        if (key := tuple(row.values())) not in done:
+            done[key] = work(row)
+    return [done[tuple(row.values())] for row in rows]
+
+
+def size(video: Row) -> str | None:
+    """ "HxW": the published 480p size with the nearest aspect to the picture as shown; null for an unknown size."""
     height, width = video["height"], video["width"]
     if not height or not width:
         return None
+    width = max(1, round(width * (video.get("sample_aspect") or 1.0)))
     if (video["rotation"] or 0) % 180:
         height, width = width, height
-    tall, wide = nearest(height, width, BUCKETS_480)
-    return f"{tall}x{wide}x{frames}"
+    return "x".join(map(str, nearest(height, width, BUCKETS_480)))

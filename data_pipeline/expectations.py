@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 
 from data_pipeline import tables
+from data_pipeline.caption import CAPTIONERS
 from data_pipeline.curate import failures
 from data_pipeline.params import DataParams, GateParams, PixelsParams
 from infra.gates import Rule, Section, expect
@@ -25,7 +26,7 @@ from infra.gates import Rule, Section, expect
 Row = dict[str, Any]
 
 STAND_IN = r"stand-in for \S+"
-_TEXT = r"^[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]{10,300}$"
+_TEXT = r"^[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]{10,2000}$"
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def _captions(rows: Mapping[str, list[Row]], params: DataParams) -> Section:
         one_of("clip_known", [True]),
         matches("text", _TEXT),
         expect("ExpectColumnValuesToNotMatchRegex", column="text", regex="(?i)motion score"),
-        matches("captioner", STAND_IN),
+        one_of("captioner", [CAPTIONERS[params.caption.captioner]]),
         one_of("prompt_version", [params.caption.prompt_version]),
     ]
     return Section(frame, rules, "clip_id")
@@ -228,9 +229,9 @@ def _selection(rows: Mapping[str, list[Row]], params: DataParams) -> Section:
         if not row["keep"] or row["clip_id"] not in clips:
             return "none"
         clip, ranges = clips[row["clip_id"]], params.curate.ranges_of(row["source"])
-        found = failures(
-            clip, videos.get(clip["video_id"]), scores.get(clip["clip_id"]), captions.get(clip["clip_id"]), ranges
-        )
+        score = scores.get(clip["clip_id"])
+        told = score and {**score, "vmaf_percentile": row["vmaf_percentile"]}
+        found = failures(clip, videos.get(clip["video_id"]), told, captions.get(clip["clip_id"]), ranges)
         return ", ".join(found) or "none"
 
     frame = pd.DataFrame(

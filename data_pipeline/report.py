@@ -20,7 +20,7 @@ import numpy as np
 
 from data_pipeline.caption import display_aspect
 from data_pipeline.expectations import Joined
-from data_pipeline.params import DataParams, Ranges
+from data_pipeline.params import DataParams, Range
 from infra.gates import page_path
 from infra.storage import atomic_text, is_remote, local_copy
 from sana_video.video.io import decode_span
@@ -138,7 +138,7 @@ def edge_clips(rows: Mapping[str, list[Row]], params: DataParams) -> list[tuple[
     """(heading, selection rows): kept clips nearest to a threshold, dropped ones, and kept ones from the middle."""
     scores = {row["clip_id"]: row for row in rows["scores"] if row["reason"] is None}
     margins = {
-        row["clip_id"]: margin(scores[row["clip_id"]], params.curate.ranges_of(row["source"]))
+        row["clip_id"]: margin({**row, **scores[row["clip_id"]]}, params.curate.ranges_of(row["source"]))
         for row in rows["selection"]
         if row["clip_id"] in scores
     }
@@ -158,11 +158,10 @@ def edge_clips(rows: Mapping[str, list[Row]], params: DataParams) -> list[tuple[
     ]
 
 
-def margin(score: Row, ranges: Ranges) -> float:
+def margin(score: Row, ranges: Mapping[str, Range]) -> float:
     """How far inside its ranges a clip lies: least distance to an end over the range's width; below 0 outside."""
     found = []
-    for name in Ranges.model_fields:
-        low, high = getattr(ranges, name)
+    for name, (low, high) in ranges.items():
         value = score[name]
         if value is not None and math.isfinite(value) and high > low:
             found.append(min(value - low, high - value) / (high - low))
@@ -285,14 +284,15 @@ def _measures(rows: Mapping[str, list[Row]], params: DataParams) -> str:
     sources = sorted({row["source"] for row in rows["selection"]})
     ranges = [params.curate.ranges_of(source) for source in sources]
     cards = []
-    for name in Ranges.model_fields:
-        values = [row[name] for row in rows["scores"] if row["reason"] is None]
-        marks = sorted({end for given in ranges for end in getattr(given, name)})
+    for name in sorted({name for given in ranges for name in given}):
+        table = "selection" if name == "vmaf_percentile" else "scores"
+        values = [row[name] for row in rows[table] if table == "selection" or row["reason"] is None]
+        marks = sorted({end for given in ranges for end in given.get(name, ())})
         seen = sorted(v for v in values if v is not None and math.isfinite(v))
         middle = f", median {seen[len(seen) // 2]:.3g}" if seen else ""
-        limits = "; ".join(sorted({"{:g} to {:g}".format(*getattr(given, name)) for given in ranges}))
+        limits = "; ".join(sorted({"{:g} to {:g}".format(*given[name]) for given in ranges if name in given}))
         cards.append(
-            f"<div class=card><h3>{_e(name)}</h3><p>{_e(_UNITS[name])}. Kept: {limits}{middle}.</p>"
+            f"<div class=card><h3>{_e(name)}</h3><p>{_e(_UNITS.get(name, name))}. Kept: {limits}{middle}.</p>"
             f"{histogram(values, marks)}</div>"
         )
     return f"<div class=cards>{''.join(cards)}</div>"

@@ -105,7 +105,7 @@ def good() -> Rows:
     captions = caption.run(**named, params=PARAMS.caption, track=lambda rows, total, label: rows)
     selection = curate.run(
         **named, captions=table("captions", captions), twins=table("twins", twins), params=PARAMS.curate
-    )
+    ).to_pylist()
     return {
         "videos": videos,
         "clips": clips,

@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import re
 
-from data_pipeline.params import Ranges
 from data_pipeline.report import funnel, histogram, margin, summarise
 
-RANGES = Ranges(flow_motion=(1, 11), vmaf_motion=(0, 10), saturation=(0, 100), overall=(0, 1), cuts_inside=(0, 0))
-SCORE = {"flow_motion": 6.0, "vmaf_motion": 5.0, "saturation": 50.0, "overall": 0.5, "cuts_inside": 0}
+RANGES = {"flow_motion": (1, 11), "vmaf_motion": (0, 10), "saturation": (0, 100), "overall": (0, 1)}
+SCORE = {"flow_motion": 6.0, "vmaf_motion": 5.0, "saturation": 50.0, "overall": 0.5}
 
 
 def choice(clip: str, *reasons: str, subset: str = "train") -> dict[str, object]:
