@@ -7,6 +7,7 @@ Thresholds (`curate.ranges`) stand apart from what costs decoding (`score`), so 
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
 
@@ -101,9 +102,60 @@ class ScoreParams(Section):
         return self
 
 
+class EndpointParams(Section):
+    """An OpenAI-compatible server: `base_url` up to and with /v1. Its key stands in SANA_CAPTION_API_KEY alone.
+
+    A budget (`max_requests`, `max_tokens`; null for none) is that of one run: the next goes on where it stopped. It is
+    looked at before each request, so what was on its way may go over `max_tokens`.
+    """
+
+    base_url: str
+    model: Annotated[str, Field(min_length=1, max_length=200)]
+    concurrency: Annotated[int, Field(ge=1, le=256)] = 8
+    timeout_seconds: Annotated[float, Field(gt=0.0, le=3600.0)] = 120.0
+    retries: Annotated[int, Field(ge=0, le=20)] = 5
+    backoff_seconds: Annotated[float, Field(gt=0.0, le=60.0)] = 1.0
+    max_requests: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+            raise ValueError("an address like http://host:8000/v1 is wanted")
+        if parts.username or parts.password or parts.query or parts.fragment or not url.isascii() or " " in url:
+            raise ValueError("no user, password, query or fragment belongs here; a key goes in SANA_CAPTION_API_KEY")
+        return url
+
+
 class CaptionParams(Section):
-    captioner: Literal["template"]
+    """Who writes captions and from what. Below `frames` nothing is read by the template, which looks at measures.
+
+    `rewrite`: which sources' own prompts (prompts.jsonl in the batch's folder) are rewritten: those of synthetic
+    sources, or all; the others are kept beside a caption that was written from the pictures alone. `words`: fewest and
+    most that a caption may have, whatever it is asked for.
+    """
+
+    captioner: Literal["template", "qwen", "endpoint"]
     prompt_version: Annotated[int, Field(ge=1)]
+    rewrite: Literal["synthetic", "all"] = "synthetic"
+    frames: Annotated[int, Field(ge=1, le=64)] = 8
+    short_side: Pixels = 336
+    words: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(le=280)]] = (40, 160)
+    new_tokens: Annotated[int, Field(ge=16, le=4096)] = 512
+    seed: Annotated[int, Field(ge=0, le=2**31)] = 0
+    weights: Annotated[str, Field(min_length=1)] = "weights/qwen2.5-vl-7b"
+    batch: Annotated[int, Field(ge=1, le=256)] = 4
+    endpoint: EndpointParams | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> CaptionParams:
+        if self.captioner == "endpoint" and self.endpoint is None:
+            raise ValueError("captioner: endpoint needs `endpoint`: {base_url, model}")
+        if self.words[0] > self.words[1]:
+            raise ValueError(f"words: the fewest, {self.words[0]}, are more than the most, {self.words[1]}")
+        return self
 
 
 class DedupParams(Section):

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 
 from data_pipeline import tables
-from data_pipeline.caption import CAPTIONER, MAX_CHARACTERS, clean, colour_name, describe, run, title
+from data_pipeline.caption import CAPTIONER, run
+from data_pipeline.caption.template import MAX_CHARACTERS, colour_name, describe, title
+from data_pipeline.caption.text import clean
 from data_pipeline.params import CaptionParams
 
 PARAMS = CaptionParams(captioner="template", prompt_version=1)
@@ -27,14 +32,16 @@ def table(name: str, rows: list[dict[str, object]]) -> pa.Table:
     return pa.Table.from_pylist([{**blank, **row} for row in rows], schema=tables.SCHEMAS[name])
 
 
-def caption_rows(score: dict[str, object] | None) -> list[dict[str, object]]:
-    videos = table("videos", [{"video_id": "v", "width": 160, "height": 96, "rotation": 90}])
+def caption_rows(score: dict[str, object] | None, root: Path) -> list[dict[str, object]]:
+    video = {"video_id": "v", "uri": "raw/v.mp4", "width": 160, "height": 96, "rotation": 90}
+    videos = table("videos", [video])
+    (root / "raw").mkdir()
     clips = table(
         "clips",
         [{"clip_id": "a", "video_id": "v", "source": "s"}, {"clip_id": "b", "video_id": "v", "reason": "SHORT"}],
     )
     scores = table("scores", [{"clip_id": "a", **score}] if score is not None else [])
-    return run(videos, clips, scores, PARAMS, track)
+    return run(videos, clips, scores, PARAMS, "raw", root, track)
 
 
 def test_a_caption_names_source_shape_light_colour_and_motion() -> None:
@@ -57,9 +64,10 @@ def test_motion_words_follow_the_measure(flow: float, words: str) -> None:
     assert any(word in text for word in words.split())
 
 
-def test_every_live_clip_gets_a_row_and_rotation_counts() -> None:
-    (row,) = caption_rows(MEASURED)
-    assert row["captioner"] == CAPTIONER
+def test_every_live_clip_gets_a_row_and_rotation_counts(tmp_path: Path) -> None:
+    (row,) = caption_rows(MEASURED, tmp_path)
+    assert row["captioner"] == row["model"] == CAPTIONER
+    assert "stand-in" in CAPTIONER
     assert "portrait" in str(row["text"])
     assert row["reason"] is None
     assert row.keys() == set(tables.CAPTIONS.names)
@@ -73,16 +81,21 @@ def test_every_live_clip_gets_a_row_and_rotation_counts() -> None:
         ({**MEASURED, "reason": "DECODE_FAILED"}, "DECODE_FAILED"),
     ],
 )
-def test_a_clip_without_scores_has_a_reason_and_no_text(score: dict[str, object] | None, reason: str) -> None:
-    (row,) = caption_rows(score)
+def test_a_clip_without_scores_has_a_reason_and_no_text(
+    score: dict[str, object] | None, reason: str, tmp_path: Path
+) -> None:
+    (row,) = caption_rows(score, tmp_path)
     assert (row["text"], row["reason"]) == (None, reason)
 
 
 def test_hostile_source_names_become_plain_words() -> None:
-    assert clean("a\u202eb\x00c\n d") == "abc d"
-    assert "motion" not in clean("x motion score: 9. Motion_Score y").lower()
-    assert len(clean("word " * 200)) <= MAX_CHARACTERS
-    assert len(clean("x" * 1000)) == MAX_CHARACTERS
+    assert clean("a\u202eb\x00c\n d", 300) == "abc d"
+    assert clean("\u2066a\u2069\u200b\ufeff\u00adb\x1b[31m\u2028c", 300) == "ab[31m c"
+    assert "motion" not in clean("x motion score: 9. Motion_Score y", 300).lower()
+    assert "motion score" not in clean("motion motion score score: 3", 300)
+    assert len(clean("word " * 200, 300)) <= 300
+    assert len(clean("x" * 1000, 300)) == 300
+    assert len(title("x" * 1000)) <= MAX_CHARACTERS
     assert title("big-buck_bunny") == "Big Buck Bunny"
     assert title("\u202e") == "an unnamed source"
     assert "otion score" not in describe("c", "motion-score", 1.0, MEASURED)
@@ -95,3 +108,42 @@ def test_hostile_source_names_become_plain_words() -> None:
 )  # fmt: skip
 def test_colour_names(rgb: list[float], name: str) -> None:
     assert colour_name(rgb) == name
+
+
+def test_a_prompt_that_came_with_a_video_stands_beside_the_caption_and_is_never_the_caption(tmp_path: Path) -> None:
+    clips = table("clips", [{"clip_id": "a", "video_id": "v", "source": "s"}])
+    videos = table("videos", [{"video_id": "v", "uri": "raw/deep/v.mp4", "width": 160, "height": 96}])
+    (tmp_path / "raw").mkdir()
+    line = json.dumps({"file": "deep/v.mp4", "prompt": "a castle\u202e\n of glass"})
+    (tmp_path / "raw" / "prompts.jsonl").write_text(line + "\n\n")
+    scores = table("scores", [{"clip_id": "a", **MEASURED}])
+    (row,) = run(videos, clips, scores, PARAMS, "raw", tmp_path, track)
+    assert row["original"] == "a castle of glass"
+    assert "castle" not in str(row["text"])
+
+
+@pytest.mark.parametrize(
+    "line", ["not json", "[1]", '{"file": "v.mp4"}', '{"file": 3, "prompt": "x"}', "[" * 100_000, "\udcff"]
+)
+def test_a_faulty_line_of_prompts_is_named(line: str, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    good = json.dumps({"file": "v.mp4", "prompt": "x"})
+    (tmp_path / "raw" / "prompts.jsonl").write_bytes(f"{good}\n{line}\n".encode("utf-8", "surrogateescape"))
+    clips, videos = table("clips", []), table("videos", [{"video_id": "v", "uri": "raw/v.mp4"}])
+    with pytest.raises(ValueError, match=r"raw/prompts\.jsonl, line 2"):
+        run(videos, clips, table("scores", []), PARAMS, "raw", tmp_path, track)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"captioner": "endpoint"}, "needs `endpoint`"),
+        ({"words": [9, 3]}, "more than the most"),
+        ({"endpoint": {"base_url": "ftp://host/v1", "model": "m"}}, "http://host"),
+        ({"endpoint": {"base_url": "http://user:secret@host/v1", "model": "m"}}, "SANA_CAPTION_API_KEY"),
+        ({"endpoint": {"base_url": "http://host/v1?key=1", "model": "m"}}, "SANA_CAPTION_API_KEY"),
+    ],
+)
+def test_params_that_cannot_work_are_refused(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        CaptionParams.model_validate({"captioner": "template", "prompt_version": 1, **changes})

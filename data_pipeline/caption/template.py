@@ -9,21 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
 from typing import Any
 
-import pyarrow as pa
+from data_pipeline.caption.text import clean
 
-from data_pipeline.params import CaptionParams
-
-CAPTION_VERSION = 1
 CAPTIONER = "template (stand-in for Qwen2.5-VL)"
+NEEDED = ("flow_motion", "saturation", "brightness", "technical", "colour")
 MAX_CHARACTERS = 300
 
 Row = dict[str, Any]
-Track = Callable[[Iterable[Row], int, str], Iterable[Row]]
 
 # (upper bounds, words for each interval); flow is in pixels of the 320x576 picture per 0.5 s, the others 0-255
 _MOTION = (
@@ -73,40 +68,6 @@ _SENTENCES = (
 )
 
 
-def run(videos: pa.Table, clips: pa.Table, scores: pa.Table, params: CaptionParams, track: Track) -> list[Row]:
-    """One caption row for every clip that split let through.
-
-    `track(rows, total, label)` reports progress. A clip without usable scores gets no text and a reason
-    (`MISSING_SCORE`, or the reason that scoring stated).
-    """
-    shapes = {row["video_id"]: display_aspect(row) for row in videos.to_pylist() if row["reason"] is None}
-    measured = {row["clip_id"]: row for row in scores.to_pylist()}
-    live = [row for row in clips.to_pylist() if row["reason"] is None]
-    return [
-        _row(clip, shapes.get(clip["video_id"]), measured.get(clip["clip_id"]), params)
-        for clip in track(live, len(live), "captions")
-    ]
-
-
-def _row(clip: Row, aspect: float | None, score: Row | None, params: CaptionParams) -> Row:
-    reason = _reason(score)
-    text = describe(clip["clip_id"], clip["source"], aspect, score) if score and reason is None else None
-    return {
-        "clip_id": clip["clip_id"],
-        "text": text,
-        "captioner": CAPTIONER,
-        "prompt_version": params.prompt_version,
-        "reason": reason,
-    }
-
-
-def _reason(score: Row | None) -> str | None:
-    if score is None:
-        return "MISSING_SCORE"
-    missing = any(score[name] is None for name in ("flow_motion", "saturation", "brightness", "technical", "colour"))
-    return score["reason"] or ("MISSING_SCORE" if missing else None)
-
-
 def describe(clip_id: str, source: str, aspect: float | None, score: Row) -> str:
     """The caption of one clip from its measures (units as in `tables.SCORES`); `aspect` is width over height."""
     pick = _Picker(clip_id)
@@ -119,7 +80,7 @@ def describe(clip_id: str, source: str, aspect: float | None, score: Row) -> str
         "sharpness": word(_SHARPNESS, score["technical"]),
         "colour": colour_name(score["colour"]),
     }
-    text = clean(pick(_SENTENCES).format(**words))
+    text = clean(pick(_SENTENCES).format(**words), MAX_CHARACTERS)
     return text[0].upper() + text[1:]
 
 
@@ -173,14 +134,5 @@ def display_aspect(video: Row) -> float | None:
 
 def title(source: str) -> str:
     """Source name as words: `big-buck-bunny_trailer` -> `Big Buck Bunny Trailer`."""
-    words = [w for w in re.split(r"[\W_]+", clean(source)) if w]
+    words = [w for w in re.split(r"[\W_]+", clean(source, MAX_CHARACTERS)) if w]
     return " ".join(w[0].upper() + w[1:] for w in words) or "an unnamed source"
-
-
-def clean(text: str) -> str:
-    """`text` on one line without control, format and bidi characters or talk of a motion score, length capped."""
-    plain = "".join(" " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c)[0] != "C")
-    plain = " ".join(re.sub(r"motion[\W_]*score", " ", plain, flags=re.IGNORECASE).split())
-    if len(plain) <= MAX_CHARACTERS:
-        return plain
-    return plain[: MAX_CHARACTERS + 1].rsplit(" ", 1)[0][:MAX_CHARACTERS]

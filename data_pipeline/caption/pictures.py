@@ -1,0 +1,102 @@
+"""Pictures of a clip for a captioner: at equal distances of time, by PTS, as JPEG.
+
+A file is opened in a sandbox, as everywhere; what comes out is JPEG that we wrote ourselves, the same bytes whichever
+captioner sees them. A clip that cannot be decoded costs its own caption.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.tables import Row
+from infra.storage import is_remote, local_copy
+from sana_video.video.sandbox import Sandbox
+
+JPEG_QUALITY = 90
+CHUNK = 8  # clips read by one call
+CLIP_SECONDS = 60.0
+
+Pictures = tuple[bytes, ...]
+
+
+def pictures_of(
+    clips: Sequence[Row], uris: Mapping[str, str], count: int, short_side: int, root: Path
+) -> Iterator[tuple[Row, Pictures | str]]:
+    """Each clip with its pictures, or with the reason why there are none; each film is opened once, read forward."""
+    ordered = sorted(clips, key=lambda row: (row["video_id"], row["start_pts"]))
+    with Sandbox() as sandbox:
+        for video_id, group in itertools.groupby(ordered, key=lambda row: str(row["video_id"])):
+            uri = uris[video_id]
+            with local_copy(uri if is_remote(uri) else str(root / uri)) as path:
+                members = list(group)
+                for at in range(0, len(members), CHUNK):
+                    yield from _read(sandbox, path, members[at : at + CHUNK], count, short_side)
+
+
+def gap(clip: Row, count: int) -> float:
+    """Seconds from one picture of a clip to the next."""
+    return float((clip["end_pts"] - clip["start_pts"]) * Fraction(clip["time_base"]) / count)
+
+
+def jpegs(path: str, spans: Sequence[Sequence[int]], count: int, short_side: int) -> list[list[str] | str]:
+    """In the sandbox: for each span [start_pts, end_pts) `count` pictures as base64 JPEG, or a reason."""
+    from sana_video.video.io import Film
+
+    found: list[list[str] | str] = []
+    with Film(Path(path), short_side=short_side) as film:
+        for start_pts, end_pts in spans:
+            try:
+                found.append([_jpeg(film, time, end_pts) for time in _times(film.time_base, start_pts, end_pts, count)])
+            except ValueError as error:
+                found.append(str(error))
+    return found
+
+
+def _read(
+    sandbox: Sandbox, path: Path, clips: Sequence[Row], count: int, short_side: int
+) -> Iterator[tuple[Row, Pictures | str]]:
+    """A chunk in one call; if that call dies, each of its clips alone, to find the one that kills it."""
+    try:
+        found = _call(sandbox, path, clips, count, short_side)
+    except ValueError as error:
+        if len(clips) == 1:
+            yield clips[0], str(error)
+            return
+        for clip in clips:
+            yield from _read(sandbox, path, [clip], count, short_side)
+        return
+    for clip, told in zip(clips, found, strict=True):
+        yield clip, told if isinstance(told, str) else tuple(base64.b64decode(text) for text in told)
+
+
+def _call(sandbox: Sandbox, path: Path, clips: Sequence[Row], count: int, short_side: int) -> list[list[str] | str]:
+    found: list[list[str] | str] = sandbox.call(
+        "data_pipeline.caption.pictures:jpegs",
+        within=CLIP_SECONDS * len(clips),
+        path=str(path),
+        spans=[[clip["start_pts"], clip["end_pts"]] for clip in clips],
+        count=count,
+        short_side=short_side,
+    )
+    return found
+
+
+def _times(time_base: Fraction, start_pts: int, end_pts: int, count: int) -> list[Fraction]:
+    """The middle of each of `count` equal parts of the span, in seconds."""
+    start, length = start_pts * time_base, (end_pts - start_pts) * time_base
+    return [start + length * Fraction(2 * k + 1, 2 * count) for k in range(count)]
+
+
+def _jpeg(film: Any, time: Fraction, end_pts: int) -> str:
+    import cv2
+
+    picture = film.at(time, before=end_pts * film.time_base).rgb
+    done, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    if not done:
+        raise ValueError("ENCODE_FAILED: OpenCV could not write a JPEG")
+    return base64.b64encode(data.tobytes()).decode()
