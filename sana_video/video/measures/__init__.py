@@ -25,6 +25,7 @@ from sana_video.video.measures.motion import (
     stillness,
     vmaf_motion,
     vmaf_motion_exact,
+    vmaf_motion_frames,
 )
 from sana_video.video.measures.quality import (
     AESTHETIC_SCORER,
@@ -92,5 +93,6 @@ __all__ = [
     "technical",
     "vmaf_motion",
     "vmaf_motion_exact",
+    "vmaf_motion_frames",
     "watermark",
 ]

@@ -71,8 +71,9 @@ def technical_frames(frames: int, rng: np.random.Generator) -> NDArray[np.int64]
 
 def aesthetic_frames(frames: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Indices (32,): one in each thirty-second part of the clip."""
-    places = (np.arange(FRAMES) + rng.random(FRAMES)) / FRAMES * frames
-    return np.minimum(places.astype(np.int64), frames - 1)
+    bounds = np.arange(FRAMES + 1) * frames // FRAMES
+    room = np.maximum(1, np.diff(bounds))
+    return np.asarray(bounds[:-1] + (rng.random(FRAMES) * room).astype(np.int64), np.int64)
 
 
 def fragments(picture: Pixels, places: NDArray[np.float64]) -> Pixels:

@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 DARK_LINE = 24  # coded luma; the mean of a line that is darker is of a bar (the default of FFmpeg's cropdetect)
 CORNER = 0.3  # of height and width
 MARK_FROM = 24.0  # Sobel response; a weaker edge is not taken for one of a mark
-MARK_PICTURES = 8  # looked at, over the whole clip
+MARK_PICTURES, MARK_LINES = 8, 240  # looked at, over the whole clip, and how many lines of them at most
 
 
 @dataclass(frozen=True)
@@ -61,24 +61,31 @@ def borders(luma: Pixels) -> float:
 def watermark(luma: Pixels) -> float | None:
     """How far one corner holds edges that stay while the rest of the picture changes, 0-1; None below three frames.
 
-    Edges that stay: the median over up to eight pictures of the clip of each component of the gradient (Dekel et al.
-    2017), at least 24 long as Sobel gives it. With c the share of such pixels in a corner (30 % of the sides, bars left
-    out) and r their share in the rest of the picture, the largest (c - r) / (c + r + 0.005) of the four corners; a
-    still picture has edges that stay all over, and scores low as it should.
+    Edges that stay: of up to eight pictures of the clip (240 lines at most), the gradient points the way of its own
+    median over them (Dekel et al. 2017), at least 24 long as Sobel gives it, in all but one. With c the share of such
+    pixels in a corner (30 % of the sides, bars left out) and r their share in the rest of the picture, the largest
+    (c - r) / (c + r + 0.005) of the four corners; a still picture has such edges all over, and scores low as it should.
     """
     box = picture_box(luma)
     if len(luma) < 3 or box is None:
         return None if len(luma) < 3 else 0.0
     chosen = np.unique(np.linspace(0, len(luma) - 1, MARK_PICTURES).round().astype(int))
-    stays = _lasting_edges([np.ascontiguousarray(luma[k][box.rows, box.columns]) for k in chosen])
+    stays = _lasting_edges([_reduced(luma[k][box.rows, box.columns]) for k in chosen])
     return max(_stands_out(stays, corner) for corner in _corners(*stays.shape))
 
 
-def _lasting_edges(pictures: list[Pixels]) -> NDArray[np.bool_]:
-    def median(dx: int, dy: int) -> NDArray[np.float32]:
-        return np.median([cv2.Sobel(picture, cv2.CV_16S, dx, dy) for picture in pictures], axis=0).astype(np.float32)
+def _reduced(y: Pixels) -> Pixels:
+    scale = min(1.0, MARK_LINES / min(y.shape))
+    size = (max(1, round(y.shape[1] * scale)), max(1, round(y.shape[0] * scale)))
+    return cv2.resize(np.ascontiguousarray(y), size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
-    stays: NDArray[np.bool_] = np.hypot(median(1, 0), median(0, 1)) >= MARK_FROM
+
+def _lasting_edges(pictures: list[Pixels]) -> NDArray[np.bool_]:
+    dx, dy = (np.stack([cv2.Sobel(p, cv2.CV_32F, *axes) for p in pictures]) for axes in ((1, 0), (0, 1)))
+    along_x, along_y = np.median(dx, axis=0), np.median(dy, axis=0)
+    length = np.maximum(np.hypot(along_x, along_y), 1e-6)
+    lengths = (dx * along_x + dy * along_y) / length
+    stays: NDArray[np.bool_] = np.partition(lengths, 1, axis=0)[1] >= MARK_FROM
     stays[[0, -1]] = stays[:, [0, -1]] = False  # the edge of the picture itself, where bars were cut off
     return stays
 
