@@ -1,52 +1,59 @@
-"""Near copies over all batches, by the perceptual hashes that scoring left beside each clip.
+"""Near copies over all batches, by the perceptual hashes and the embeddings that scoring left beside each clip.
 
-Distance of two clips: the mean Hamming distance of their 64-bit frame hashes at the best alignment in time, so that
-a copy that starts a little later is still found. Clips are taken in a fixed order; one within `max_distance` of an
-earlier representative is its twin, any other becomes a representative. (Connected groups would chain: along a slow
-pan each clip resembles the next, and the ends have nothing in common.) All pairs are found exactly: a mean of at most
-t needs one frame pair within t, and two hashes within t agree to within t/4 bits in one of their four 16-bit words,
-which a sorted table looks up.
+Distance by hash: the mean Hamming distance of the 64-bit frame hashes at the best alignment in time, so that a copy
+that starts a little later is still found. Distance by embedding: 1 - cosine, asked only between clips of different
+videos, since two clips of one long take look alike and are no copies. Clips are taken best first; one near an earlier
+representative is its twin, any other becomes a representative. (Connected groups would chain: along a slow pan each
+clip resembles the next, and the ends have nothing in common.)
+
+The best: of the highest resolution as coded, then of the highest overall quality, then the longest, then by id.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, cast
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from data_pipeline import tables
+from data_pipeline.columns import Ints, at, codes, filled, numbers, places, sorted_by
+from data_pipeline.curate import join
+from data_pipeline.near import Pairs, Sequences, Vectors, near_sequences, near_vectors
 from data_pipeline.params import DedupParams
 
-DEDUP_VERSION = 1
+DEDUP_VERSION = 2
 
-MIN_OVERLAP = 0.6  # of the shorter clip's hashes: less than that in common is not evidence of a copy
-_CHUNK = 1 << 20
-
-Row = dict[str, Any]
-Hashes = npt.NDArray[np.uint64]
-Ints = npt.NDArray[np.int64]
+HASH, EMBEDDING = 0, 1
+KINDS = ("hash", "embedding")
 
 
-def run(clips: pa.Table, scores: pa.Table, params: DedupParams) -> list[Row]:
-    """Rows (clip_id, twin_of, distance in bits of 64) for every clip that is a near copy of another, kept one.
+class Inputs(NamedTuple):
+    videos: pa.Table
+    clips: pa.Table
+    scores: pa.Table
 
-    The order of precedence: longest first, then by (source, video, start, clip id).
-    """
-    hashes = {row["clip_id"]: row["phash"] for row in scores.select(["clip_id", "phash"]).to_pylist() if row["phash"]}
-    live = sorted(
-        (row for row in clips.to_pylist() if row["reason"] is None and row["clip_id"] in hashes), key=_precedence
-    )
-    sequences = [np.array(hashes[row["clip_id"]], np.uint64) for row in live]
-    rows = []
-    for twin, first in representatives(near_pairs(sequences, params.max_distance)).items():
-        off = distance(sequences[first], sequences[twin])
-        rows.append({"clip_id": live[twin]["clip_id"], "twin_of": live[first]["clip_id"], "distance": off})
-    return rows
+
+def load(root: Path, batches: Sequence[str]) -> Inputs:
+    """The tables of exactly the named batches, without the columns that tell nothing of copies."""
+    clips = ("clip_id", "video_id", "frames", "fps", "reason")
+    scores = ("clip_id", "overall", "phash", "embedding", "embedder")
+    videos = ("video_id", "uri", "width", "height", "reason")
+    needed = {"videos": videos, "clips": clips, "scores": scores}
+    return Inputs(*(join(name, root, batches, columns) for name, columns in needed.items()))
+
+
+def run(videos: pa.Table, clips: pa.Table, scores: pa.Table, params: DedupParams) -> pa.Table:
+    """The twins: every clip that is a near copy of another, with that one, the distance and what found it."""
+    live, scored = best_first(videos, clips, scores)
+    near = near_sequences(_sequences(scored.column("phash")), params.max_distance)
+    pairs = [(HASH, near)]
+    if params.max_embedding_distance is not None:
+        pairs.append((EMBEDDING, _embedded(live, scored, params.max_embedding_distance)))
+    return _twins(live.column("clip_id"), scored.column("embedder"), *_firsts(pairs))
 
 
 def sweep(root: Path, batches: Sequence[str]) -> list[Path]:
@@ -63,81 +70,77 @@ def sweep(root: Path, batches: Sequence[str]) -> list[Path]:
     return gone
 
 
-def _precedence(clip: Row) -> tuple[Any, ...]:
-    return (-clip["frames"], clip["source"], clip["video_id"], clip["start"], clip["clip_id"])
+def best_first(videos: pa.Table, clips: pa.Table, scores: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """The clips that go on and were scored, best first, and their scores beside them."""
+    live = sorted_by(clips.filter(pc.is_null(clips.column("reason"))), "clip_id")
+    where = places(live.column("clip_id"), scores.column("clip_id"))
+    live, where = live.take(pa.array(np.flatnonzero(where >= 0))), where[where >= 0]
+    good = videos.filter(pc.is_null(videos.column("reason")))
+    size = numbers(good.column("width")) * numbers(good.column("height"))
+    pixels = np.nan_to_num(at(size, places(live.column("video_id"), good.column("video_id")), -1.0), nan=-1.0)
+    overall = np.nan_to_num(numbers(scores.column("overall"))[where], nan=-1.0)
+    seconds = np.nan_to_num(numbers(live.column("frames")) / numbers(live.column("fps")), nan=-1.0)
+    order = np.lexsort((-seconds, -overall, -pixels))
+    return live.take(pa.array(order)), scores.take(pa.array(where[order]))
 
 
-def distance(a: Hashes, b: Hashes) -> float:
-    """The definition: smallest mean Hamming distance over the shifts at which enough frames overlap, 0-64."""
-    needed = math.ceil(MIN_OVERLAP * min(len(a), len(b)))
-    best = math.inf
-    for shift in range(needed - len(b), len(a) - needed + 1):
-        left, right = a[max(shift, 0) : shift + len(b)], b[max(-shift, 0) : len(a) - shift]
-        best = min(best, float(np.bitwise_count(left ^ right).mean()))
-    return best
+def representatives(later: Ints, earlier: Ints) -> dict[int, int]:
+    """{twin: place of its pair}: the earliest clip near it that is none itself; pairs by (later, earlier)."""
+    found: dict[int, int] = {}
+    for place, (twin, first) in enumerate(zip(later.tolist(), earlier.tolist(), strict=True)):
+        if twin not in found and first not in found:
+            found[twin] = place
+    return found
 
 
-def near_pairs(sequences: Sequence[Hashes], max_distance: float) -> list[tuple[int, int]]:
-    """All (i, j), i < j, with `distance` at most `max_distance`."""
-    candidates = candidate_pairs(sequences, math.floor(max_distance))
-    return [(i, j) for i, j in candidates if distance(sequences[i], sequences[j]) <= max_distance]
+def _sequences(column: pa.ChunkedArray) -> Sequences:
+    length = pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64)
+    flat = pc.list_flatten(column).to_numpy().astype(np.uint64, copy=False)
+    return Sequences(flat, np.cumsum(length) - length, length)
 
 
-def candidate_pairs(sequences: Sequence[Hashes], bits: int) -> list[tuple[int, int]]:
-    """All (i, j), i < j, that have some frame pair within `bits`."""
-    if not sequences:
-        return []
-    owner = np.repeat(np.arange(len(sequences)), [len(s) for s in sequences])
-    unique, place = np.unique(np.concatenate(sequences), return_inverse=True)
-    owners: list[set[int]] = [set() for _ in unique]
-    for clip, at in zip(owner.tolist(), place.tolist(), strict=True):
-        owners[at].add(clip)
-    pairs = {pair for clips in owners for pair in itertools.combinations(sorted(clips), 2)}
-    for left, right in near_hashes(unique, bits):
-        for i, j in itertools.product(owners[left], owners[right]):
-            if i != j:
-                pairs.add((min(i, j), max(i, j)))
-    return sorted(pairs)
+def _embedded(clips: pa.Table, scores: pa.Table, most: float) -> Pairs:
+    """Pairs by embedding, of one embedder at a time: numbers of two say nothing of each other."""
+    has = filled(scores.column("embedding")) & filled(scores.column("embedder"))
+    names = codes(pc.fill_null(scores.column("embedder"), ""))[0]
+    video = codes(clips.column("video_id"))[0]
+    found = [Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
+    for name in np.unique(names[has]):
+        who = np.flatnonzero(has & (names == name))
+        near = near_vectors(_vectors(scores.column("embedding").take(pa.array(who))), video[who], most)
+        found.append(Pairs(who[near.i], who[near.j], near.distance))
+    return Pairs(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
-def near_hashes(hashes: Hashes, bits: int) -> Iterator[tuple[int, int]]:
-    """Index pairs i < j of distinct `hashes` within `bits` of Hamming distance (some more than once)."""
-    masks = [_mask(on) for count in range(bits // 4 + 1) for on in itertools.combinations(range(16), count)]
-    for shift in (0, 16, 32, 48):
-        words = ((hashes >> np.uint64(shift)) & np.uint64(0xFFFF)).astype(np.int64)
-        order = np.argsort(words, kind="stable")
-        table = words[order]
-        for mask in masks:
-            low = np.searchsorted(table, words ^ mask, "left")
-            high = np.searchsorted(table, words ^ mask, "right")
-            for left, at in _expand(low, high - low):
-                right = order[at]
-                hit = (left < right) & (np.bitwise_count(hashes[left] ^ hashes[right]) <= bits)
-                yield from zip(left[hit].tolist(), right[hit].tolist(), strict=True)
+def _vectors(column: pa.ChunkedArray) -> Vectors:
+    """Rows of unit length. Raises ValueError where they are not all as long."""
+    widths = pc.unique(pc.list_value_length(column)).to_pylist()
+    if len(widths) != 1:
+        raise ValueError(f"scores: embeddings of {widths} numbers by one embedder: score these batches again")
+    flat = pc.list_flatten(column).to_numpy()
+    return cast(Vectors, flat.reshape(len(column), widths[0]))
 
 
-def _mask(bits: Iterable[int]) -> int:
-    return sum(1 << bit for bit in bits)
+def _firsts(found: Sequence[tuple[int, Pairs]]) -> tuple[Pairs, Ints]:
+    """The pair that makes each twin, in the order of the clips, and its kind."""
+    kind = np.concatenate([np.full(len(pairs.i), code) for code, pairs in found])
+    i, j, off = (np.concatenate(parts) for parts in zip(*(pairs for _, pairs in found), strict=True))
+    order = np.lexsort((kind, i, j))
+    chosen = order[list(representatives(j[order], i[order]).values())] if len(order) else order
+    return Pairs(i[chosen], j[chosen], off[chosen]), kind[chosen]
 
 
-def _expand(start: Ints, count: Ints) -> Iterator[tuple[Ints, Ints]]:
-    """(query index, table position) for `count[q]` positions from `start[q]`, in chunks of bounded size."""
-    ends = np.cumsum(count)
-    begin = 0
-    while begin < len(count):
-        offset = ends[begin - 1] if begin else 0
-        stop = max(begin + 1, int(np.searchsorted(ends, offset + _CHUNK, "right")))
-        some = count[begin:stop]
-        query = np.repeat(np.arange(begin, stop), some)
-        within = np.arange(len(query)) - np.repeat(np.cumsum(some) - some, some)
-        yield query, start[query] + within
-        begin = stop
-
-
-def representatives(pairs: Iterable[tuple[int, int]]) -> dict[int, int]:
-    """For each clip that is a twin, the earliest clip near it that is none itself; pairs are (i, j) with i < j."""
-    first: dict[int, int] = {}
-    for earlier, later in sorted(pairs, key=lambda pair: (pair[1], pair[0])):
-        if earlier not in first:
-            first.setdefault(later, earlier)
-    return first
+def _twins(clips: pa.ChunkedArray, embedder: pa.ChunkedArray, pairs: Pairs, kind: Ints) -> pa.Table:
+    order = np.lexsort((pairs.j, pairs.i))
+    first = np.searchsorted(pairs.i[order], pairs.i[order])
+    rank = np.empty(len(order), np.int32)
+    rank[order] = np.arange(len(order)) - first + 1
+    columns = {
+        "clip_id": clips.take(pa.array(pairs.j)),
+        "twin_of": clips.take(pa.array(pairs.i)),
+        "rank": pa.array(rank, pa.int32()),
+        "kind": pa.array(list(KINDS)).take(pa.array(kind)),
+        "distance": pa.array(pairs.distance, pa.float64()),
+        "embedder": embedder.take(pa.array(pairs.j, mask=kind != EMBEDDING)),
+    }
+    return sorted_by(pa.table(columns, schema=tables.TWINS), "clip_id")
