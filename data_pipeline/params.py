@@ -53,14 +53,33 @@ class IngestParams(Section):
 
 
 class SplitParams(Section):
-    detector: Literal["content", "adaptive"]
+    """How shots are found and cut into clips. `threshold` is the detector's own:
+
+    `content`: mean change of hue, saturation and value, 0-255 (PySceneDetect ships 27); `adaptive`: that change over
+    its mean in the four frames around (3.0); `hash`: share of the bits of a perceptual hash that differ, 0-1 (0.35);
+    `histogram`: 1 - correlation of the luma histograms, 0-1 (0.2); `transnetv2`: probability, 0-1 (0.5).
+    """
+
+    detector: Literal["content", "adaptive", "hash", "histogram", "transnetv2"]
     threshold: Annotated[float, Field(gt=0.0, le=255.0)]
+    weights: Annotated[str, Field(min_length=1)] = "weights/transnetv2"
     min_shot_seconds: Seconds
+    max_shot_seconds: Seconds | None = None
+    black_level: Annotated[int, Field(ge=0, le=128)] | None = 16
     fps: Annotated[int, Field(ge=1, le=60)]
     frames: Annotated[int, Field(ge=5, le=1025)]
+    stride_seconds: Annotated[float, Field(ge=0.0625, le=86_400.0)] | None = None
     trim_frames: Annotated[int, Field(ge=0, le=64)]
 
     _frames = field_validator("frames")(_four_k_plus_one)
+
+    @model_validator(mode="after")
+    def _in_its_unit(self) -> SplitParams:
+        if self.detector in ("hash", "histogram", "transnetv2") and self.threshold > 1.0:
+            raise ValueError(f"threshold {self.threshold:g} of `{self.detector}` is a share: above 0, at most 1")
+        if self.max_shot_seconds is not None and self.max_shot_seconds < self.min_shot_seconds:
+            raise ValueError(f"max_shot_seconds {self.max_shot_seconds:g} is below min_shot_seconds")
+        return self
 
 
 class DoverParams(Section):

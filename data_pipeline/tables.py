@@ -68,6 +68,11 @@ CLIPS = pa.schema(
         ("end", _f64),
         ("frames", _i32),  # exactly this many at `fps`, 4k+1
         ("fps", _f64),
+        ("shot_start", _f64),  # seconds: of the whole shot, without fades and black; null where no shot was found
+        ("shot_end", _f64),
+        ("cut_before", _f64),  # mean change of luma (0-255) across the shot's first edge; null where the film begins
+        ("cut_after", _f64),
+        ("change_inside", _f64),  # the largest change from one frame of the film to the next inside the clip
         ("detector", _str),
         ("reason", _str),
     ]
