@@ -171,6 +171,9 @@ def _look(name: str, within: tuple[str, ...], params: IngestParams, sandboxes: S
             _check(info, params)
         except ValueError as error:
             return _Found(video_id=video_id, size=size, info=info, reason=str(error))
+        except RuntimeError as error:  # a file that nobody thought of: it costs its own row, and the row says so
+            last = str(error).strip().splitlines()[-1]
+            return _Found(video_id=video_id, size=size, info=info, reason=f"PROBE_FAILED: {last}")
         return _Found(video_id=video_id, size=size, info=info, reason=None)
 
 

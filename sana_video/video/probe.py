@@ -146,6 +146,10 @@ def open_video(path: Path) -> InputContainer:
     if not container.streams.video:
         container.close()
         raise ValueError("NO_VIDEO_STREAM: no video in the file")
+    codec: object = container.streams.video[0].codec_context
+    if codec is None:  # though the stubs say that there is one
+        container.close()
+        raise ValueError("UNSUPPORTED: there is no decoder for this codec")
     return container
 
 

@@ -162,7 +162,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         _limit(request["memory"], request["seconds"])
         return {"result": function(**request["arguments"])}
     except MemoryError:
-        return {"value_error": f"DECODER_MEMORY: needs more than {request['memory'] / GIBIBYTE:.1f} GiB"}
+        return {"value_error": f"DECODER_MEMORY: needs more than {request['memory'] >> 20} MiB"}
     except ValueError as error:
         return {"value_error": str(error)}
     except Exception:

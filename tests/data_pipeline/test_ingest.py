@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from films import flat, grey, write
+from hostile import endless
 
 from data_pipeline import ingest, tables
 from data_pipeline.params import IngestParams
@@ -20,8 +23,8 @@ def track(items: Any, total: int, label: str) -> Any:
     return items
 
 
-def rows_of(root: Path, batch: str = "film") -> dict[str, dict[str, Any]]:
-    rows = ingest.run(batch, f"raw/{batch}", PARAMS, root, track)
+def rows_of(root: Path, batch: str = "film", params: IngestParams = PARAMS) -> dict[str, dict[str, Any]]:
+    rows = ingest.run(batch, f"raw/{batch}", params, root, track)
     assert tables.write("videos", rows, root / "videos.parquet").num_rows == len(rows)  # the schema holds
     return {Path(row["uri"]).name: dict(row) for row in rows}
 
@@ -39,7 +42,9 @@ def test_every_bad_file_is_a_row_with_its_reason(tmp_path: Path, make_video: Any
     make_video(raw / "long.mp4", seconds=6)
     make_video(raw / "tiny.mp4", size=(48, 80))
     make_video(raw / "wide.mp4", times=[0.0, 0.1], size=(1088, 1920))
+    shutil.copy(good, raw / "film.dat")
     (raw / "notes.txt").write_text("not a video, and not called one")
+    (raw / "prompts.JSON").write_text("{}")
     (raw / ".hidden.mp4").write_text("x")
     rows = rows_of(tmp_path)
     codes = {name: (row["reason"] or "ok").split(":")[0] for name, row in rows.items()}
@@ -55,8 +60,88 @@ def test_every_bad_file_is_a_row_with_its_reason(tmp_path: Path, make_video: Any
         "long.mp4": "TOO_LONG",
         "tiny.mp4": "TOO_SMALL",
         "wide.mp4": "TOO_LARGE",
+        "film.dat": "UNKNOWN_SUFFIX",
     }
     assert rows["twin.mp4"]["reason"] == "DUPLICATE_OF:raw/film/good.mp4"
+
+
+def test_what_is_odd_about_the_picture_stands_in_the_row(tmp_path: Path, make_video: Any) -> None:
+    raw = tmp_path / "raw" / "film"
+    make_video(raw / "plain.mp4", seconds=1)
+    tags = {"colorspace": 9, "color_range": 1, "color_primaries": 9, "color_trc": 16}
+    bright = [flat((500 + k, 512, 512), (64, 96), "yuv420p10le") for k in range(25)]
+    write(raw / "hdr.mkv", bright, codec="ffv1", options={}, tags=tags)
+    woven = [grey(40 + k, (64, 96)) for k in range(25)]
+    write(raw / "fields.mp4", woven, options={"x264-params": "interlaced=1"}, sample_aspect=Fraction(4, 3))
+    late = [Fraction(25 + k, 25) for k in range(25)]
+    write(raw / "late.mkv", [grey(90 + k) for k in range(25)], times=late)
+    rows = rows_of(tmp_path)
+    assert {row["reason"] for row in rows.values()} == {None}
+    columns = ("hdr", "colour_primaries", "interlaced", "sample_aspect", "mirrored", "start")
+    assert {name: [row[c] for c in columns] for name, row in rows.items()} == {
+        "plain.mp4": [False, "unknown", False, 1.0, False, 0.0],
+        "hdr.mkv": [True, "bt2020", False, 1.0, False, 0.0],
+        "fields.mp4": [False, "unknown", True, pytest.approx(4 / 3), False, 0.0],
+        "late.mkv": [False, "unknown", False, 1.0, False, 1.0],
+    }
+    strict = rows_of(tmp_path, params=PARAMS.model_copy(update={"hdr": "reject", "interlaced": "reject"}))
+    assert {name: (row["reason"] or "ok").split(":")[0] for name, row in strict.items()} == {
+        "plain.mp4": "ok",
+        "hdr.mkv": "HDR",
+        "fields.mp4": "INTERLACED",
+        "late.mkv": "ok",
+    }
+
+
+def test_the_short_side_is_that_of_the_picture_as_shown(tmp_path: Path) -> None:
+    thin = [grey(40 + k, (96, 96)) for k in range(25)]
+    write(tmp_path / "raw" / "film" / "a.mp4", thin, sample_aspect=Fraction(1, 2))
+    assert rows_of(tmp_path)["a.mp4"]["reason"].startswith("TOO_SMALL: 48x96 as shown")
+
+
+def test_links_stay_within_the_project(tmp_path: Path, make_video: Any) -> None:
+    """A link to the project's cache is followed, one to elsewhere is not, however the batch's folder is reached."""
+    outside = make_video(tmp_path / "elsewhere" / "a.mp4", seconds=1)
+    root = tmp_path / "project"
+    cached = root / ".dvc" / "cache" / "ab" / "cdef"
+    cached.parent.mkdir(parents=True)
+    shutil.move(make_video(tmp_path / "b.mp4", seconds=1, seed=1), cached)
+    raw = root / "raw" / "film"
+    raw.mkdir(parents=True)
+    (raw / "good.mp4").symlink_to(cached)
+    (raw / "out.mp4").symlink_to(outside)
+    assert {name: (row["reason"] or "ok").split(":")[0] for name, row in rows_of(root).items()} == {
+        "good.mp4": "ok",
+        "out.mp4": "LINK_OUTSIDE",
+    }
+    worktree = tmp_path / "worktree"
+    worktree.mkdir()
+    (worktree / "raw").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    rows = ingest.run("film", "raw", PARAMS, worktree, track)
+    assert [row["reason"] for row in rows] == [None]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "фильм 🎬.mp4", "<b>.mp4", "a\u200db.mp4"])
+def test_names_that_can_be_shown_stay(name: str) -> None:
+    assert ingest.printable(name) == name
+
+
+def test_names_that_cannot_be_shown_are_told_apart() -> None:
+    odd = ["a\n.mp4", "a\\n.mp4", "\udcff.mp4", "\\udcff.mp4", "\u202e.mp4", "\x1b.mp4", "\x00.mp4"]
+    shown = [ingest.printable(name) for name in odd]
+    assert len(set(shown)) == len(odd) and all(name.isascii() and name.isprintable() for name in shown)
+
+
+def test_a_file_that_holds_up_the_probe_costs_its_own_row(
+    tmp_path: Path, make_video: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "PROBE_SECONDS", 1.0)
+    raw = tmp_path / "raw" / "film"
+    make_video(raw / "good.mp4", seconds=1)
+    endless(raw / "endless.mp4")
+    rows = rows_of(tmp_path)
+    assert rows["good.mp4"]["reason"] is None
+    assert rows["endless.mp4"]["reason"] == "DECODER_TIMEOUT: no answer within 1 s"
 
 
 def test_the_id_is_the_content_and_the_uri_is_relative(tmp_path: Path, make_video: Any) -> None:

@@ -38,6 +38,14 @@ def grey(level: int, size: tuple[int, int] = (64, 64), pixel_format: str = "yuv4
     return av.VideoFrame.from_ndarray(np.full((*size, 3), level, np.uint8), "rgb24").reformat(format=pixel_format)
 
 
+def waves(level: int, size: tuple[int, int] = (64, 64), pixel_format: str = "yuv420p") -> av.VideoFrame:
+    """A soft grey pattern about a level, RGB 0-255: unlike a flat grey, no detector takes a step of it for a cut."""
+    rows, columns = np.mgrid[0 : size[0], 0 : size[1]]
+    pattern = level + 30 * np.sin(columns / 7) * np.cos(rows / 5)
+    rgb = np.repeat(np.clip(pattern, 0, 255).astype(np.uint8)[..., None], 3, axis=-1)
+    return av.VideoFrame.from_ndarray(rgb, "rgb24").reformat(format=pixel_format)
+
+
 def write(
     path: Path,
     frames: Iterable[av.VideoFrame],
