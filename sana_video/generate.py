@@ -131,7 +131,9 @@ def _chunk_sampler(request: Request, chunks: int) -> Sampler:
 
 
 def _velocity(model: SanaVideo, condition: Condition) -> Velocity:
+    reading = condition.read_by(model)
+
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-        return model(x, network_time(sigma, x), condition.text, condition.mask).to(x.dtype)  # type: ignore[no-any-return]
+        return model(x, network_time(sigma, x), reading).to(x.dtype)  # type: ignore[no-any-return]
 
     return velocity

@@ -37,6 +37,14 @@ class BlockState(NamedTuple):
     last_u: Tensor  # (B, 1, S, D): features of the last frame before the temporal convolution
 
 
+class TextMemory(NamedTuple):
+    """A text as one block's cross-attention sees it: the same for every token, step and chunk of a video."""
+
+    keys: Tensor  # (B, A, L, E), normed
+    values: Tensor  # (B, A, L, E)
+    bias: Tensor | None  # (B, 1, 1, L), added to the logits; None where every token counts
+
+
 class Modulation(NamedTuple):
     """Shift, scale and gate of one branch, each (B, T or 1, 1, D)."""
 
@@ -135,17 +143,28 @@ class CrossAttention(nn.Module):
         self.k_norm = RMSNorm(width, norm_eps)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor | Quantized, text: Tensor, text_mask: Tensor) -> Tensor:
-        """x (B, T, S, D), text (B, L, D), text_mask (B, L) true where a token is -> (B, T·S, D)."""
-        k, v = self.kv(text).chunk(2, dim=-1)
-        q, k, v = (
-            rearrange(y, "b n (a e) -> b a n e", a=self.heads)
-            for y in (self.q_norm(self.q(x).flatten(1, 2)), self.k_norm(k), v)
-        )
-        bias = rearrange(torch.zeros_like(text_mask, dtype=q.dtype).masked_fill(~text_mask, PAD_BIAS), "b l -> b 1 1 l")
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    def forward(self, x: Tensor | Quantized, text: Tensor | TextMemory, text_mask: Tensor | None) -> Tensor:
+        """x (B, T, S, D), text (B, L, D) and its mask (B, L), or what `read` made of both -> (B, T·S, D)."""
+        keys, values, bias = text if isinstance(text, TextMemory) else self.read(text, text_mask)
+        queries = self._split(self.q_norm(self.q(x).flatten(1, 2)))
+        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
         out: Tensor = self.out(rearrange(mixed, "b a n e -> b n (a e)"))
         return out
+
+    def read(self, text: Tensor, text_mask: Tensor | None) -> TextMemory:
+        """Text (B, L, D), and a mask (B, L), true where a token is; None means everywhere, and spares attention a bias.
+
+        A text of nothing but padding is attended to as if it were all tokens.
+        """
+        keys, values = self.kv(text).chunk(2, dim=-1)
+        keys, values = self._split(self.k_norm(keys)), self._split(values)
+        if text_mask is None:
+            return TextMemory(keys, values, None)
+        bias = torch.zeros_like(text_mask, dtype=keys.dtype).masked_fill(~text_mask, PAD_BIAS)
+        return TextMemory(keys, values, rearrange(bias, "b l -> b 1 1 l"))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return rearrange(x, "b n (a e) -> b a n e", a=self.heads)
 
 
 class Pointwise(nn.Conv2d):
@@ -205,14 +224,17 @@ class Block(nn.Module):
         x: Tensor,
         *,
         modulation: Tensor,
-        text: Tensor,
-        text_mask: Tensor,
+        text: Tensor | TextMemory,
+        text_mask: Tensor | None,
         rotary: Rotary,
         height: int,
         chunk_index: Sequence[int],
         state: BlockState | None,
     ) -> tuple[Tensor, BlockState]:
-        """x (B, T, S, D), modulation (B, T or 1, 6, D), text (B, L, D). Returns x and the state after these frames."""
+        """x (B, T, S, D), modulation (B, T or 1, 6, D); text and mask as in `CrossAttention`.
+
+        Returns x and the state after these frames.
+        """
         T, S = x.shape[1:3]
         attn, ffn = self._modulations(modulation)
 

@@ -6,7 +6,7 @@ and precision are put on from outside. Parameters map one to one to the official
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, cast
 
 import torch
 from einops import rearrange
@@ -14,10 +14,16 @@ from torch import Tensor, nn
 
 from sana_video import weights
 from sana_video.config import SanaVideoConfig
-from sana_video.layers import Block, BlockState, FinalLayer, RMSNorm, TextEmbedding, TimestepEmbedding
+from sana_video.layers import Block, BlockState, FinalLayer, RMSNorm, TextEmbedding, TextMemory, TimestepEmbedding
 from sana_video.rope import rotary_tables
 from sana_video.weights.checkpoints import load_diffusers
 from sana_video.weights.diffusers import transformer_folder
+
+
+class Reading(NamedTuple):
+    """A text as every block sees it, made once by `SanaVideo.read` and handed to each call about it."""
+
+    blocks: tuple[TextMemory, ...]
 
 
 class StreamState(NamedTuple):
@@ -64,24 +70,29 @@ class SanaVideo(nn.Module):
         self,
         latents: Tensor,
         timestep: Tensor,
-        text: Tensor,
-        text_mask: Tensor,
+        text: Tensor | Reading,
+        text_mask: Tensor | None = None,
         chunk_index: Sequence[int] | None = None,
         state: StreamState | None = None,
     ) -> Tensor:
         """Velocity ε - x₀ (B, C, T, H, W) of latents of the same shape.
 
-        timestep: (B,), or (B, T) per latent frame, in [0, 1000); text: (B, L, text width); text_mask: (B, L) bool, true
-        where a token is; chunk_index: first latent frame of each chunk, where not `config.chunk_index(T)`; state: what
-        is remembered of the frames before these (see `stream`); it is not changed. Raises ValueError for shapes that do
-        not fit the configuration.
+        timestep: (B,), or (B, T) per latent frame, in [0, 1000); text: (B, L, text width), or its `read`; text_mask:
+        (B, L) bool, true where a token is, None where each is one, and for a reading, which has its own; chunk_index:
+        first latent frame of each chunk, where not `config.chunk_index(T)`; state: what is remembered of the frames
+        before these (see `stream`); it is not changed. Raises ValueError for shapes that do not fit the configuration.
         """
         chunks = self.config.chunk_index(latents.shape[2]) if chunk_index is None else chunk_index
         velocity, _ = self._run(latents, timestep, text, text_mask, chunks, state, keep=False)
         return velocity
 
     def stream(
-        self, latents: Tensor, timestep: Tensor, text: Tensor, text_mask: Tensor, state: StreamState | None
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        text: Tensor | Reading,
+        text_mask: Tensor | None,
+        state: StreamState | None,
     ) -> tuple[Tensor, StreamState]:
         """Velocity of the next chunk of a video, and the state after it (arXiv 2509.24695, Algorithm 1).
 
@@ -91,12 +102,22 @@ class SanaVideo(nn.Module):
         velocity, blocks = self._run(latents, timestep, text, text_mask, (0,), state, keep=True)
         return velocity, StreamState(blocks, (state.frames if state else 0) + latents.shape[2])
 
+    def read(self, text: Tensor, text_mask: Tensor | None) -> Reading:
+        """Text (B, L, text width) and its mask as every block sees them: what no step of a sampler changes.
+
+        Text without its padding (see `padding.trimmed`) costs less of everything. For sampling: a sharded network must
+        project its text inside its blocks.
+        """
+        self._check_text(text, text_mask)
+        described = self.text_embed(text.to(self.patch_embed.weight.dtype))
+        return Reading(tuple(cast(Block, block).cross.read(described, text_mask) for block in self.blocks))
+
     def _run(
         self,
         latents: Tensor,
         timestep: Tensor,
-        text: Tensor,
-        text_mask: Tensor,
+        text: Tensor | Reading,
+        text_mask: Tensor | None,
         chunk_index: Sequence[int],
         state: StreamState | None,
         *,
@@ -113,14 +134,14 @@ class SanaVideo(nn.Module):
         embedding = self.time_embed(timestep if timestep.ndim == 2 else timestep.unsqueeze(1))
         modulation = self.time_modulation(nn.functional.silu(embedding))
         modulation = rearrange(modulation, "b t (six d) -> b t six d", six=6)
-        described = self.text_embed(text.to(dtype))
+        described = text if isinstance(text, Reading) else self.text_embed(text.to(dtype))
 
         after = []
         for i, block in enumerate(self.blocks):
             x, block_state = block(
                 x,
                 modulation=modulation,
-                text=described,
+                text=described.blocks[i] if isinstance(described, Reading) else described,
                 text_mask=text_mask,
                 rotary=rotary,
                 height=H,
@@ -135,7 +156,14 @@ class SanaVideo(nn.Module):
         velocity = rearrange(pixels, "b t (h w) (p q c) -> b c t (h p) (w q)", h=H, p=p, q=q)
         return velocity, tuple(after)
 
-    def _check(self, latents: Tensor, timestep: Tensor, text: Tensor, text_mask: Tensor, first_frame: int) -> None:
+    def _check(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        text: Tensor | Reading,
+        text_mask: Tensor | None,
+        first_frame: int,
+    ) -> None:
         config, (B, C, T, H, W) = self.config, latents.shape
         patch, limit = config.patch_size[1], config.rope_max
         if config.in_channels != C:
@@ -146,9 +174,20 @@ class SanaVideo(nn.Module):
             raise ValueError(f"latent frames up to {first_frame + T} at {H}x{W} exceed {limit} positions per axis")
         if timestep.shape not in {(B,), (B, T)}:
             raise ValueError(f"timestep of shape {list(timestep.shape)} is neither [{B}] nor [{B}, {T}]")
-        if text.ndim != 3 or text.shape[0] != B or text.shape[2] != config.text_width:
+        if isinstance(text, Reading):
+            found = text.blocks[0].keys.shape[0]
+            if text_mask is not None or found != B:
+                raise ValueError(f"a reading of {found} texts, which has its own mask, is given for a batch of {B}")
+            return
+        if text.shape[:1] != (B,):
             raise ValueError(f"text of shape {list(text.shape)} is not [{B}, tokens, {config.text_width}]")
-        if text_mask.shape != text.shape[:2] or text_mask.dtype != torch.bool:
+        self._check_text(text, text_mask)
+
+    def _check_text(self, text: Tensor, text_mask: Tensor | None) -> None:
+        width = self.config.text_width
+        if text.ndim != 3 or text.shape[2] != width:
+            raise ValueError(f"text of shape {list(text.shape)} is not [batch, tokens, {width}]")
+        if text_mask is not None and (text_mask.shape != text.shape[:2] or text_mask.dtype != torch.bool):
             raise ValueError(f"text_mask must be bool {list(text.shape[:2])}, not {list(text_mask.shape)}")
 
     @torch.no_grad()

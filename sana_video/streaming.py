@@ -15,7 +15,8 @@ from torch import Tensor
 
 from sana_video.flow import network_timestep
 from sana_video.guidance import GuidanceRule, guided
-from sana_video.model import SanaVideo, StreamState
+from sana_video.model import Reading, SanaVideo, StreamState
+from sana_video.padding import trimmed
 from sana_video.sampling import Velocity, gaussian, hold_first_frame
 
 Sampler = Callable[[Velocity, Tensor], Tensor]
@@ -29,6 +30,10 @@ class Condition(NamedTuple):
 
     def to(self, device: torch.device) -> Self:
         return self._replace(text=self.text.to(device), mask=self.mask.to(device))
+
+    def read_by(self, model: SanaVideo) -> Reading:
+        """The text as the blocks of `model` see it, without padding: projected once, for all steps and chunks."""
+        return model.read(*trimmed(self.text, self.mask))
 
     def rows(self, rows: slice) -> Self:
         return self._replace(text=self.text[rows], mask=self.mask[rows])
@@ -57,9 +62,10 @@ def generate_chunks(
     B, C, T, H, W = shape
     device = prompt.text.device
     conditions = [prompt] if null is None or guidance == 1 else [prompt, null]
+    readings = [condition.read_by(model) for condition in conditions]
     states: list[StreamState | None] = [None] * len(conditions)
     for low, high in pairwise((*chunk_index, T)):
-        velocity = _guided_velocity(model, conditions, states, guidance, rule)
+        velocity = _guided_velocity(model, readings, states, guidance, rule)
         noise = gaussian((B, C, high - low, H, W), generators).to(device)
         if image is not None and low == 0:
             clean = sampler(hold_first_frame(velocity, image), noise)
@@ -68,12 +74,12 @@ def generate_chunks(
             clean = sampler(velocity, noise)
         yield clean
         if high < T:
-            states = [remember(model, clean, *pair) for pair in zip(conditions, states, strict=True)]
+            states = [remember(model, clean, *pair) for pair in zip(readings, states, strict=True)]
 
 
-def remember(model: SanaVideo, clean: Tensor, condition: Condition, state: StreamState | None) -> StreamState:
+def remember(model: SanaVideo, clean: Tensor, reading: Reading, state: StreamState | None) -> StreamState:
     """The state after clean latents (B, C, T, H, W) that follow `state`: one pass at time 0."""
-    _, after = model.stream(clean, clean.new_zeros(clean.shape[0]), condition.text, condition.mask, state)
+    _, after = model.stream(clean, clean.new_zeros(clean.shape[0]), reading, None, state)
     return after
 
 
@@ -84,18 +90,18 @@ def network_time(sigma: Tensor, x: Tensor) -> Tensor:
 
 def _guided_velocity(
     model: SanaVideo,
-    conditions: Sequence[Condition],
+    readings: Sequence[Reading],
     states: Sequence[StreamState | None],
     guidance: float,
     rule: GuidanceRule,
 ) -> Velocity:
-    branches = [_chunk_velocity(model, *pair) for pair in zip(conditions, states, strict=True)]
+    branches = [_chunk_velocity(model, *pair) for pair in zip(readings, states, strict=True)]
     return branches[0] if len(branches) == 1 else guided(branches[0], branches[1], guidance, rule)
 
 
-def _chunk_velocity(model: SanaVideo, condition: Condition, state: StreamState | None) -> Velocity:
+def _chunk_velocity(model: SanaVideo, reading: Reading, state: StreamState | None) -> Velocity:
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-        out: Tensor = model(x, network_time(sigma, x), condition.text, condition.mask, chunk_index=(0,), state=state)
+        out: Tensor = model(x, network_time(sigma, x), reading, chunk_index=(0,), state=state)
         return out.to(x.dtype)
 
     return velocity

@@ -22,6 +22,7 @@ from sana_video import flow
 from sana_video.autoencoder.dcae_v import reconstruction_loss
 from sana_video.config import SanaVideoConfig
 from sana_video.data.loader import Batch
+from sana_video.padding import trimmed
 from sana_video.train.config import StageParams
 
 HELD_OUT_SEED = 20_25_09_24  # never a training seed's business: held-out noise is the same for every run
@@ -89,7 +90,7 @@ class FlowMatching:
         latents = batch.tensors["latents"].float()
         if self.image_every is not None and step % self.image_every == 0:
             latents = latents[:, :, :1]
-        text, mask = self._drop_captions(batch, draw)
+        text, mask = trimmed(*self._drop_captions(batch, draw))
         sigmas = flow.sigmas_at(self._times(len(batch), latents.shape[2], draw), self.shift).to(latents.device)
         learn = None
         if self.condition_image and latents.shape[2] > 1:
@@ -111,7 +112,7 @@ class FlowMatching:
             noise = draw.normal_like(latents)
             target = flow.velocity_target(latents, noise)
             noised, timestep = flow.add_noise(latents, noise, sigmas), flow.network_timestep(sigmas)
-            velocity = model(noised, timestep, batch.tensors["text"].float(), batch.tensors["mask"])
+            velocity = model(noised, timestep, *trimmed(batch.tensors["text"].float(), batch.tensors["mask"]))
             losses.append(_per_sample(velocity, target, None))
             zeros.append(_per_sample(torch.zeros_like(target), target, None))
         return {"loss": float(torch.cat(losses).mean()), "zero": float(torch.cat(zeros).mean())}

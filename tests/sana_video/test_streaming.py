@@ -62,7 +62,7 @@ def test_block_by_block_equals_one_chunk_causal_forward(model: SanaVideo, prompt
 def test_the_state_does_not_grow(model: SanaVideo, prompt: Condition) -> None:
     state, sizes = None, []
     for length in (3, 1, 2, 7, 2, 2):
-        state = remember(model, latents()[:, :, :length], prompt, state)
+        state = remember(model, latents()[:, :, :length], prompt.read_by(model), state)
         sizes.append(state.bytes)
     assert state.frames == 17
     assert len(set(sizes)) == 1
@@ -71,7 +71,7 @@ def test_the_state_does_not_grow(model: SanaVideo, prompt: Condition) -> None:
 @torch.no_grad()
 def test_a_velocity_that_keeps_nothing_is_the_one_of_the_stream(model: SanaVideo, prompt: Condition) -> None:
     x, timestep = latents(), torch.tensor([0.0, 300.0])
-    state = remember(model, x[:, :, :3], prompt, None)
+    state = remember(model, x[:, :, :3], prompt.read_by(model), None)
     streamed, _ = model.stream(x[:, :, 3:5], timestep, *prompt, state)
     assert torch.equal(model(x[:, :, 3:5], timestep, *prompt, chunk_index=(0,), state=state), streamed)
 
