@@ -160,16 +160,20 @@ def _ahead(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Sequence[T],
 
 
 def _add_networks(decoded: Decoded, chunk: Chunk, networks: Networks) -> dict[str, Values]:
-    """The child's values and the networks' together; the pictures are gone after. A clip whose pictures are not what
-    they should be is a reason."""
-    result = dict(decoded.values)
-    frames = {row["clip_id"]: row["frames"] for row in chunk.clips if "reason" not in result[row["clip_id"]]}
-    try:
-        for clip, values in networks.measure(decoded.folder, frames, chunk.measures).items():
-            result[clip] = result[clip] | values
-    finally:
-        for file in decoded.folder.iterdir():
-            file.unlink()
+    """The child's values and the networks' together; the pictures are removed. A clip that left others than it was
+    asked for has a reason."""
+    result, pictures = dict(decoded.values), {}
+    for clip, values in decoded.values.items():
+        try:
+            if "reason" not in values:
+                pictures[clip] = networks.load(decoded.folder, clip, chunk.measures)
+        except ValueError as error:
+            result[clip] = {"reason": str(error)}
+    frames = {row["clip_id"]: row["frames"] for row in chunk.clips}
+    for clip, values in networks.measure(pictures, frames, chunk.measures).items():
+        result[clip] = result[clip] | values
+    for file in decoded.folder.iterdir():
+        file.unlink()
     return result
 
 

@@ -57,11 +57,12 @@ def measure_clips(
             film.watch = _watcher(painter, views) if views else None
             try:
                 clip = io.decode_clip(film, start, end, chosen.fps, frames)
-                result[clip_id] = measure(clip, own, chosen)
+                values, kinds = measure(clip, own, chosen), _for_networks(clip.rgb, networks, views, chosen)
             except ValueError as error:
                 result[clip_id] = {"reason": str(error)}
             else:
-                for kind, pictures in _for_networks(clip.rgb, networks, views, chosen).items():
+                result[clip_id] = values
+                for kind, pictures in kinds.items():
                     np.save(stored(Path(str(folder)), clip_id, kind), pictures, allow_pickle=False)
     return result
 
@@ -85,7 +86,7 @@ def _for_networks(
     """The pictures that the named networks need, by kind."""
     found: dict[str, Pixels] = {}
     if "flow_motion" in networks:
-        found["samples"] = pictures[m.sample_indices(len(pictures), settings.fps, settings.sample_seconds)]
+        found["samples"] = _paired(_samples(pictures, settings), len(pictures), settings)
     if "text_area" in networks or "nsfw" in networks:
         found["few"] = pictures[extras.few_indices(len(pictures))]
     if views is not None:
@@ -101,7 +102,7 @@ def stored(folder: Path, clip_id: str, kind: str) -> Path:
 def measure(clip: io.Clip, measures: Sequence[str], settings: Settings) -> Values:
     """The columns of the named measures, none of them a network's, and the clip's height and width."""
     values: Values = dict(zip(SIZE, clip.rgb.shape[1:3], strict=True))
-    samples = clip.rgb[m.sample_indices(len(clip.rgb), settings.fps, settings.sample_seconds)]
+    samples = _samples(clip.rgb, settings)
     for name in measures:
         values |= _MEASURES[name](clip, samples, settings)
     return values
@@ -124,11 +125,21 @@ def flow_columns(flows: Sequence[NDArray[np.float32]], frames: int, settings: Se
     }
 
 
-def _flow(clip: io.Clip, samples: Pixels, settings: Settings) -> Values:
+def _samples(pictures: Pixels, settings: Settings) -> Pixels:
+    return pictures[m.sample_indices(len(pictures), settings.fps, settings.sample_seconds)]
+
+
+def _paired(samples: Pixels, frames: int, settings: Settings) -> Pixels:
+    """The samples, where there are two between which there is flow; else ValueError."""
     if len(samples) < 2:
         every = settings.sample_seconds
-        raise ValueError(f"TOO_SHORT: {len(clip.rgb)} frames at {settings.fps:g} fps hold no pair {every:g} s apart")
-    return flow_columns(m.flows_between(samples), len(clip.rgb), settings, m.FLOW_ESTIMATOR)
+        raise ValueError(f"TOO_SHORT: {frames} frames at {settings.fps:g} fps hold no pair {every:g} s apart")
+    return samples
+
+
+def _flow(clip: io.Clip, samples: Pixels, settings: Settings) -> Values:
+    flows = m.flows_between(_paired(samples, len(clip.rgb), settings))
+    return flow_columns(flows, len(clip.rgb), settings, m.FLOW_ESTIMATOR)
 
 
 def _classical(clip: io.Clip, samples: Pixels, settings: Settings) -> Values:

@@ -138,7 +138,8 @@ def _measure(
         found = ask(sandbox, path, spans, settings.measures, chosen, Path(scratch))["0"]
         if "reason" in found:
             raise ValueError(found["reason"])
-        return found | networks.measure(Path(scratch), {"0": window.frames}, settings.measures)["0"]
+        pictures = {"0": networks.load(Path(scratch), "0", settings.measures)}
+        return found | networks.measure(pictures, {"0": window.frames}, settings.measures)["0"]
 
 
 def joined(parts: Sequence[Values], windows: Sequence[Window], fps: int) -> Values:

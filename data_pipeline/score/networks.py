@@ -45,16 +45,23 @@ class Networks:
         for name in settings.networks:
             self._loaded[name] = _load(name, settings, params, root)
 
-    def measure(self, folder: Path, frames: Mapping[str, int], measures: Sequence[str]) -> dict[str, Values]:
-        """{clip_id: columns} of the networks' measures among `measures`, for the clips that left pictures in `folder`.
+    def load(self, folder: Path, clip: str, measures: Sequence[str]) -> dict[str, Pixels]:
+        """The pictures that the child left in `folder` for the networks among `measures`, by kind, mapped into memory.
 
-        `frames`: of each clip. ValueError for a file that is not the pictures that were asked for.
+        ValueError for a file that is not what was asked for: nothing that a decoder wrote is taken on trust.
         """
-        found: dict[str, Values] = {clip: {} for clip in frames}
+        kinds = {kind for name, network in self._loaded.items() if name in measures for kind in network.kinds}
+        return {kind: _pictures(folder, clip, kind) for kind in sorted(kinds)}
+
+    def measure(
+        self, clips: Mapping[str, Mapping[str, Pixels]], frames: Mapping[str, int], measures: Sequence[str]
+    ) -> dict[str, Values]:
+        """{clip_id: columns} of the networks' measures among `measures`; `frames`: how many each clip has."""
+        found: dict[str, Values] = {clip: {} for clip in clips}
         for name, network in self._loaded.items():
-            if name in measures and frames:
-                clips = [{kind: _pictures(folder, clip, kind) for kind in network.kinds} for clip in frames]
-                for clip, values in zip(frames, network(clips, list(frames.values())), strict=True):
+            if name in measures and clips:
+                answers = network(list(clips.values()), [frames[clip] for clip in clips])
+                for clip, values in zip(clips, answers, strict=True):
                     found[clip] |= values
         return found
 

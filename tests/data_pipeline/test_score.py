@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import copy
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from data_pipeline import ingest, score, split, tables
-from data_pipeline.params import IngestParams, LimitParams, ScoreParams, SplitParams
+from data_pipeline.params import DoverParams, IngestParams, LimitParams, ScoreParams, SplitParams
+from data_pipeline.score import networks
+from infra.storage import sha256_file
 from sana_video.video import io, measures
+from sana_video.video.flow import unimatch
 
 INGEST = IngestParams(min_seconds=0.1, max_seconds=60.0, max_pixels=1 << 22, min_short_side=16)
 SPLIT = SplitParams(detector="content", threshold=27.0, min_shot_seconds=0.6, fps=16, frames=17, trim_frames=1)
@@ -36,9 +43,9 @@ class Batch:
         rows = split.run(self.videos, ALL, SPLIT, root, track)
         self.clips = tables.write("clips", rows, root / "clips.parquet")
 
-    def scores(self, versions: dict[str, int] | None = None, **changes: Any) -> pa.Table:
+    def scores(self, versions: dict[str, int] | None = None, cut: SplitParams = SPLIT, **changes: Any) -> pa.Table:
         params = PARAMS.model_copy(update=changes)
-        rows = score.run(self.videos, self.clips, ALL, SPLIT, params, versions or VERSIONS, self.root, track)
+        rows = score.run(self.videos, self.clips, ALL, cut, params, versions or VERSIONS, self.root, track)
         return tables.write("scores", rows, self.root / "scores.parquet")
 
     def stored(self) -> dict[str, int]:
@@ -65,6 +72,13 @@ def batch(tmp_path: Path, scored: Batch) -> Batch:
     mine = copy.copy(scored)
     mine.root = tmp_path
     return mine
+
+
+@pytest.fixture
+def single(tmp_path: Path, make_video: Any) -> Batch:
+    """One clip, not scored."""
+    make_video(tmp_path / "raw" / "a.mp4", seconds=1.3)
+    return Batch(tmp_path)
 
 
 def test_every_clip_has_every_measure_labelled_with_its_estimator(batch: Batch) -> None:
@@ -166,3 +180,148 @@ def test_a_clip_that_breaks_leaves_its_neighbours_in_the_same_film(tmp_path: Pat
 def test_settings_that_leave_no_pair_are_refused(batch: Batch) -> None:
     with pytest.raises(ValueError, match=r"sample_seconds 2 leaves no pair in 17 frames at 16 fps"):
         batch.scores(sample_seconds=2.0)
+
+
+def measured_again(batch: Batch, before: dict[str, int]) -> set[str]:
+    """The measures of which something new is kept."""
+    return {name.split("-v")[0] for name in set(batch.stored()) - set(before)}
+
+
+def test_a_changed_setting_of_one_measure_measures_it_alone(batch: Batch) -> None:
+    before, first = batch.stored(), batch.scores()
+    again = batch.scores(cut=SPLIT.model_copy(update={"threshold": 20.0}))
+    assert measured_again(batch, before) == {"cuts_inside"}
+    assert again.equals(first)
+
+
+def test_what_is_not_asked_for_is_null_and_is_not_kept(batch: Batch) -> None:
+    rows = batch.scores().to_pylist()
+    assert all(row[name] is None for row in rows for name in ("text_area", "text_detector", "nsfw", "nsfw_detector"))
+    assert not any(name.startswith(("text_area", "nsfw")) for name in batch.stored())
+
+
+@pytest.mark.parametrize(("key", "value", "extra"), [("text", "rapidocr", "text"), ("nsfw", "nudenet", "nsfw")])
+def test_an_extra_that_is_absent_is_one_line(
+    batch: Batch, key: str, value: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, value, None)
+    with pytest.raises(ValueError, match=rf"score\.{key} asks for {value}.*sana-video-mlops\[{extra}\]"):
+        batch.scores(**{key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "column"),
+    [pytest.param("text", "rapidocr", "text_area", marks=pytest.mark.slow), ("nsfw", "nudenet", "nsfw")],
+)
+def test_extras_are_measured_alone_where_asked_for(single: Batch, key: str, value: str, column: str) -> None:
+    pytest.importorskip(value)
+    single.scores()
+    before = single.stored()
+    (row,) = single.scores(**{key: value}).to_pylist()
+    assert measured_again(single, before) == {column}
+    assert 0.0 <= row[column] <= 1.0
+    assert value in row["text_detector" if key == "text" else "nsfw_detector"]
+
+
+class Branches(torch.nn.Module):
+    """In DOVER's place: two scores, each of one view."""
+
+    def forward(self, aesthetic: torch.Tensor, technical: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return 0.1 * aesthetic.mean((1, 2, 3, 4)), 0.1 * technical.std((1, 2, 3, 4))
+
+
+def dover_params(root: Path, **changes: Any) -> DoverParams:
+    path = root / "weights" / "dover.pt"
+    path.parent.mkdir(exist_ok=True)
+    torch.jit.script(Branches()).save(str(path))
+    order = ("aesthetic", "technical")
+    return DoverParams(
+        **{"file": "weights/dover.pt", "sha256": sha256_file(path), "inputs": order, "outputs": order, **changes}
+    )
+
+
+def test_a_users_dover_scores_the_clips_twice_the_same_and_is_named(
+    batch: Batch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, first, params = batch.stored(), batch.scores(), dover_params(batch.root)
+    rows = batch.scores(aesthetic="dover", dover=params).to_pylist()
+    assert measured_again(batch, before) == {"aesthetic"}
+    assert caplog.text.count("non-commercial") == 1
+    for row, other in zip(rows, first.to_pylist(), strict=True):
+        assert row["aesthetic_scorer"] == f"dover ({params.sha256[:12]})" and row["reason"] is None
+        assert 0.0 < row["overall"] < 1.0 and row["flow_pairs"] == other["flow_pairs"]
+    assert len({row["overall"] for row in rows}) > 1
+    shutil.rmtree(batch.root / "runs")
+    many = params.model_copy(update={"batch": 3})
+    again = batch.scores(aesthetic="dover", dover=many).to_pylist()
+    for name in ("overall", "aesthetic", "technical"):
+        assert [row[name] for row in again] == pytest.approx([row[name] for row in rows], abs=1e-6)
+
+
+def test_another_dover_than_the_pinned_one_is_refused(batch: Batch) -> None:
+    with pytest.raises(ValueError, match=r"dover\.pt has sha256 [0-9a-f]{64}, params pin 0000"):
+        batch.scores(aesthetic="dover", dover=dover_params(batch.root, sha256="0" * 64))
+    with pytest.raises(FileNotFoundError, match="bring your own export"):
+        batch.scores(aesthetic="dover", dover=dover_params(batch.root, file="weights/none.pt"))
+
+
+def unimatch_of_chance(root: Path) -> unimatch.UniMatch:
+    """The network with random weights, also as a file under weights/flow."""
+    torch.manual_seed(0)
+    network = unimatch.UniMatch()
+    (root / "weights" / "flow").mkdir(parents=True)
+    save_file(network.state_dict(), root / "weights" / "flow" / "model.safetensors")
+    return network.eval()
+
+
+def shifted(self: Any, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """In the place of the network's half minute a pair on a CPU: a flow that tells its pair."""
+    return torch.stack([first.mean(1), second.mean(1)], 1)
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_unimatch_runs_in_the_parent_on_pairs_of_several_clips(
+    batch: Batch, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unimatch.UniMatch, "forward", shifted)
+    monkeypatch.setitem(networks.PAIRS_AT_ONCE, "cpu", at_once)
+    network, first, before = unimatch_of_chance(batch.root), batch.scores().to_pylist(), batch.stored()
+    rows = batch.scores(flow="unimatch", flow_weights="weights/flow").to_pylist()
+    assert measured_again(batch, before) == {"flow_motion"}
+    uris = {row["video_id"]: row["uri"] for row in batch.videos.to_pylist()}
+    for row, other, clip in zip(rows, first, batch.clips.to_pylist(), strict=True):
+        path, start, end = batch.root / uris[clip["video_id"]], clip["start_pts"], clip["end_pts"]
+        pictures = io.decode_span(path, start, end, 16, 17, short_side=96)
+        flow = network.flow(pictures[[0, 8]], pictures[[8, 16]]).numpy()
+        assert row["clip_id"] == clip["clip_id"] and row["vmaf_motion"] == other["vmaf_motion"]
+        assert row["flow_pairs"] == pytest.approx([float(np.hypot(*each).mean()) for each in flow], rel=1e-5)
+        assert row["flow_absmean_pairs"] == pytest.approx([float(np.abs(each).mean()) for each in flow], rel=1e-5)
+        assert row["flow_estimator"] == unimatch.ESTIMATOR and row["flow_times"] == [0.0, 0.5]
+    with pytest.raises(FileNotFoundError, match="unimatch-flow"):
+        batch.scores(flow="unimatch", flow_weights="weights/elsewhere")
+
+
+@pytest.mark.slow
+def test_unimatch_itself_measures_a_clip(single: Batch) -> None:
+    unimatch_of_chance(single.root)
+    (row,) = single.scores(flow="unimatch", flow_weights="weights/flow").to_pylist()
+    assert row["reason"] is None and len(row["flow_pairs"]) == 2 and row["flow_motion"] > 0
+
+
+def test_pictures_that_are_not_what_was_asked_for_cost_their_clip(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoder that was taken over may write anything: it is refused, and nothing of it is run."""
+    real, spoilt = score._measure_chunk, []
+
+    def spoiling(chunk: Any, settings: Any, root: Path, sandboxes: Any, folder: Path) -> Any:
+        values = real(chunk, settings, root, sandboxes, folder)
+        if not spoilt:
+            spoilt.append(next(iter(values)))
+            np.save(folder / f"{spoilt[0]}-technical.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+        return values
+
+    monkeypatch.setattr(score, "_measure_chunk", spoiling)
+    rows = batch.scores(aesthetic="dover", dover=dover_params(batch.root)).to_pylist()
+    reasons = {row["clip_id"]: row["reason"] for row in rows if row["reason"]}
+    assert list(reasons) == spoilt and reasons[spoilt[0]].startswith("DECODER_CRASHED: no technical pictures")
