@@ -102,7 +102,8 @@ def good() -> Rows:
     ]
     twins = [row("twins", clip_id="b1", twin_of="a1", distance=1.0)]
     named = {"videos": table("videos", videos), "clips": table("clips", clips), "scores": table("scores", scores)}
-    captions = caption.run(**named, params=PARAMS.caption, track=lambda rows, total, label: rows)
+    here = Path(__file__).parent  # a folder without side files of a batch
+    captions = caption.run(**named, params=PARAMS.caption, batch=".", root=here, track=lambda rows, total, label: rows)
     selection = curate.run(
         **named, captions=table("captions", captions), twins=table("twins", twins), params=PARAMS.curate
     ).to_pylist()
