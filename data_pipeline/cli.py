@@ -6,6 +6,7 @@ that dvc.yaml gives the stage, and writes one table. Heavy imports stand inside 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,6 +220,49 @@ def curate(context: typer.Context, overrides: Overrides = None, show: Show = Fal
         return {"clips": selection.num_rows, "kept": selection.column("keep").to_numpy().sum().item()}
 
     job.run("curate", work)
+
+
+@app.command()
+def calibrate(
+    context: typer.Context,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the fragment here instead of printing it.")] = None,
+    overrides: Overrides = None,
+    show: Show = False,
+) -> None:
+    """How each measure spreads in each source, and the ranges that follow, as a fragment of params.yaml."""
+    job = _open(context, overrides, show)
+    from data_pipeline import calibrate as stage
+    from data_pipeline import curate
+    from infra.storage import atomic_text
+
+    try:
+        inputs = curate.load(job.root, list(job.params.batches))
+    except ValueError as error:
+        _refuse(str(error))
+    sources = stage.run(inputs.videos, inputs.clips, inputs.scores)
+    if out is not None:
+        atomic_text(out, stage.fragment(sources, job.params.curate))
+    if _as_json(context):
+        typer.echo(json.dumps(sources, indent=1))
+    elif out is None:
+        typer.echo(stage.fragment(sources, job.params.curate), nl=False)
+
+
+@app.command()
+def whatif(context: typer.Context, overrides: Overrides = None, show: Show = False) -> None:
+    """What other thresholds (--set data.curate.…) would keep, against the selection as it stands; writes nothing."""
+    job = _open(context, overrides, show)
+    from data_pipeline import whatif as stage
+
+    try:
+        answer = stage.run(job.root, list(job.params.batches), job.params.curate)
+    except ValueError as error:
+        _refuse(str(error))
+    typer.echo(json.dumps(answer, indent=1) if _as_json(context) else stage.shown(answer))
+
+
+def _as_json(context: typer.Context) -> bool:
+    return isinstance(context.obj, AppContext) and context.obj.as_json
 
 
 @app.command()

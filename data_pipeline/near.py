@@ -209,7 +209,7 @@ def _centres(vectors: Vectors) -> Vectors:
         sums = np.add.reduceat(sample[order], begin, axis=0)
         centres = centres.copy()
         centres[cells] = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
-    return cast(Vectors, centres)
+    return centres
 
 
 def _nearest(vectors: Vectors, centres: Vectors) -> Ints:

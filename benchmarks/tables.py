@@ -1,0 +1,130 @@
+"""Choosing among ten million clips: `data curate` and `data whatif` as a user runs them, time and peak memory of each.
+
+    python benchmarks/tables.py
+    python benchmarks/tables.py --rows 1000000
+
+Synthetic tables of four sources in a temporary project: 500 clips a video, a tenth of the clips outside some range, one
+in fifty a twin, captions of 90 words. Making them is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_pipeline import tables
+
+ROOT = Path(__file__).resolve().parents[1]
+PER_VIDEO, SOURCES, PART = 500, 4, 1_000_000
+MEASURES = {"flow_motion": 12.0, "vmaf_motion": 12.0, "saturation": 90.0, "overall": 0.5}
+CHANGE = ["--set", "data.curate.ranges.default.saturation=[0,150]"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    rows = parser.parse_args().rows
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for name in ("params.yaml", "dvc.yaml", "versions.yaml"):
+            shutil.copy(ROOT / name, root / name)
+        make(root, rows)
+        for words in (["curate"], ["whatif", *CHANGE]):
+            seconds, peak = timed([sys.executable, "-m", "flows.cli", "--root", str(root), "data", *words])
+            print(f"{rows:,} rows, data {words[0]}: {seconds:.1f} s, peak {peak / 2**20:.2f} GiB", flush=True)
+
+
+def timed(command: list[str]) -> tuple[float, int]:
+    """Wall seconds and peak resident KiB of a command. Raises CalledProcessError where it fails."""
+    begin = time.perf_counter()
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    if os.waitstatus_to_exitcode(status):
+        raise subprocess.CalledProcessError(os.waitstatus_to_exitcode(status), command)
+    return time.perf_counter() - begin, usage.ru_maxrss
+
+
+def make(root: Path, rows: int) -> None:
+    """The tables of batch `film` with all rows, and an empty batch `more`, as the shipped params name them."""
+    videos = -(-rows // PER_VIDEO)
+    ids = named("v", np.arange(videos))
+    source = pa.array([f"source{n}" for n in range(SOURCES)])
+    sizes = {"width": fixed(1280, videos), "height": fixed(720, videos), "rotation": fixed(0, videos)}
+    own = {"video_id": ids, "uri": ids, "source": source.take(pa.array(np.arange(videos) % SOURCES)), **sizes}
+    write(root, "videos", [own])
+    parts = [np.arange(begin, min(begin + PART, rows)) for begin in range(0, rows, PART)]
+    write(root, "clips", (clips(part, source) for part in parts))
+    write(root, "scores", (scores(part) for part in parts))
+    text = pa.array(["a long sentence of some words about what is to be seen " * 8])
+    write(root, "captions", ({"clip_id": named("c", p), "text": text.take(fixed(0, len(p)))} for p in parts))
+    twin = np.arange(1, rows, 50)
+    found = {"clip_id": named("c", twin), "twin_of": named("c", twin - 1), "rank": fixed(1, len(twin))}
+    write(root, "twins", [found], "data/twins.parquet")
+
+
+def clips(numbers: Any, source: pa.Array) -> dict[str, pa.Array]:
+    video, at = numbers // PER_VIDEO, numbers % PER_VIDEO
+    return {
+        "clip_id": named("c", numbers),
+        "video_id": named("v", video),
+        "source": source.take(pa.array(video % SOURCES)),
+        "shot": pa.array(at // 4, pa.int32()),
+        "start": pa.array(at * 2.1),
+        "end": pa.array(at * 2.1 + 2.0),
+        "frames": fixed(33, len(numbers)),
+        "fps": pa.array(np.full(len(numbers), 16.0)),
+    }
+
+
+def scores(numbers: Any) -> dict[str, pa.Array]:
+    rng = np.random.default_rng(int(numbers[0]))
+    measures = {name: pa.array(middle * rng.gamma(8.0, 1 / 8.0, len(numbers))) for name, middle in MEASURES.items()}
+    return {
+        "clip_id": named("c", numbers),
+        **measures,
+        "cuts_inside": pa.array((rng.random(len(numbers)) < 0.02).astype(np.int32)),
+    }
+
+
+def named(kind: str, numbers: Any) -> pa.Array:
+    """Ids of 26 characters in rising order."""
+    return pa.array(np.char.add(kind, np.char.zfill(numbers.astype("U25"), 25)))
+
+
+def fixed(value: int, count: int) -> pa.Array:
+    return pa.array(np.full(count, value, np.int32))
+
+
+def write(root: Path, table: str, parts: Any, path: str | None = None) -> None:
+    """The parts as one file; columns that are not given are null."""
+    schema = tables.SCHEMAS[table]
+    for place, given in (
+        (path or f"data/{table}/film.parquet", parts),
+        (None if path else f"data/{table}/more.parquet", ()),
+    ):
+        if place:
+            (root / place).parent.mkdir(parents=True, exist_ok=True)
+            with pq.ParquetWriter(root / place, schema) as writer:
+                for part in given:
+                    count = len(next(iter(part.values())))
+                    writer.write_table(
+                        pa.table(
+                            [part[f.name] if f.name in part else pa.nulls(count, f.type) for f in schema], schema=schema
+                        ),
+                        row_group_size=tables.ROW_GROUP,
+                    )
+
+
+if __name__ == "__main__":
+    main()
