@@ -39,9 +39,9 @@ def brightness(pictures: Pixels) -> float:
 
 
 def _mean_hsv(pictures: Pixels, channel: int) -> float:
-    return float(np.mean([cv2.cvtColor(picture, cv2.COLOR_RGB2HSV)[..., channel].mean() for picture in pictures]))
+    return float(np.mean([cv2.mean(cv2.cvtColor(picture, cv2.COLOR_RGB2HSV))[channel] for picture in pictures]))
 
 
 def mean_colour(pictures: Pixels) -> list[float]:
     """Mean R, G and B over all pixels of all given pictures, 0-255."""
-    return [float(value) for value in pictures.mean(axis=(0, 1, 2), dtype=np.float64)]
+    return [float(value) for value in np.mean([cv2.mean(picture)[:3] for picture in pictures], axis=0)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import cv2
@@ -80,9 +81,15 @@ def _edges(picture: Pixels) -> Floats:
     grey = cv2.GaussianBlur(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (0, 0), 1.0)
     dx, dy = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
     direction = (np.arctan2(dy, dx) % np.pi / np.pi * 8.0).astype(np.int64) % 8
-    row, column = np.indices(grey.shape) * 4 // np.array(grey.shape).reshape(2, 1, 1)
-    place = (row * 4 + column) * 8 + direction
+    place = _cells(*grey.shape) * 8 + direction
     return np.sqrt(np.bincount(place.ravel(), np.hypot(dx, dy).ravel(), minlength=128)).astype(np.float64)
+
+
+@functools.lru_cache(maxsize=1)
+def _cells(height: int, width: int) -> NDArray[np.int64]:
+    """Of each pixel, which cell of the 4x4 grid it lies in."""
+    row, column = np.indices((height, width)) * 4 // np.array((height, width)).reshape(2, 1, 1)
+    return np.asarray(row * 4 + column, np.int64)
 
 
 def _colours(picture: Pixels) -> Floats:

@@ -45,11 +45,16 @@ def picture_box(luma: Pixels, limit: float = DARK_LINE) -> Box | None:
     FFmpeg's cropdetect: a line belongs to a bar while its mean luma is at most `limit`, counted from the edge, and
     the box is the union of those of all frames, so that a fade or one dark picture makes no bars.
     """
-    lines = (np.max([y.mean(axis=axis) for y in luma], axis=0) > limit for axis in (1, 0))
-    (rows, columns) = (np.flatnonzero(line) for line in lines)
+    rows, columns = (np.flatnonzero(np.max([_line_means(y, axis) for y in luma], axis=0) > limit) for axis in (1, 0))
     if not len(rows) or not len(columns):
         return None
     return Box(int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1)
+
+
+def _line_means(y: Pixels, axis: int) -> Floats:
+    sums = cv2.reduce(y, axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S)
+    means: Floats = np.asarray(sums, np.float64).ravel() / y.shape[axis]
+    return means
 
 
 def borders(luma: Pixels) -> float:
