@@ -52,6 +52,8 @@ UNPRINTABLE = "\\\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # and 
 WORKERS = 2  # files looked into at once: reading them is the cost, not decoding
 PROBE_SECONDS = 300.0
 
+MIN_FPS, MAX_FPS = 0.5, 1000.0
+
 T = TypeVar("T")
 Track = Callable[[Iterable[T], int, str], Iterable[T]]
 Text = Annotated[str, Field(min_length=1, max_length=500)]
@@ -214,8 +216,10 @@ def _check(info: VideoInfo, params: IngestParams) -> None:
         raise ValueError(f"TOO_SHORT: {info.duration:.2f} s, at least {params.min_seconds:g} s")
     if info.duration > params.max_seconds:
         raise ValueError(f"TOO_LONG: {info.duration:.0f} s, at most {params.max_seconds:g} s")
+    if not MIN_FPS <= info.fps <= MAX_FPS:
+        raise ValueError(f"ODD_RATE: {info.fps:.3f} frames a second, {MIN_FPS:g} to {MAX_FPS:g}")
     height, width = info.display_size
-    if min(height, width) < params.min_short_side:
+    if min(height, width, info.width, info.height) < params.min_short_side:
         raise ValueError(f"TOO_SMALL: {width}x{height} as shown, short side at least {params.min_short_side}")
     if info.hdr and params.hdr == "reject":
         raise ValueError(f"HDR: {info.colour_transfer}, and ingest.hdr is `reject`")

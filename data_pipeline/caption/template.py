@@ -125,10 +125,11 @@ def _hue(rgb: list[float], low: float, high: float) -> float:
 
 
 def display_aspect(video: Row) -> float | None:
-    """Width over height as shown, i.e. after rotation; null where the size is unknown."""
+    """Width over height as shown, in square pixels and after rotation; null where the size is unknown."""
     width, height = video["width"], video["height"]
     if not width or not height:
         return None
+    width *= video.get("sample_aspect") or 1.0
     return float(height / width if (video["rotation"] or 0) % 180 else width / height)
 
 

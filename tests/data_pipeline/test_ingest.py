@@ -41,6 +41,7 @@ def test_every_bad_file_is_a_row_with_its_reason(tmp_path: Path, make_video: Any
     make_video(raw / "blink.mp4", seconds=0.25, seed=1)
     make_video(raw / "long.mp4", seconds=6)
     make_video(raw / "tiny.mp4", size=(48, 80))
+    make_video(raw / "slides.mp4", times=[0.0, 4.5])
     make_video(raw / "wide.mp4", times=[0.0, 0.1], size=(1088, 1920))
     shutil.copy(good, raw / "film.dat")
     (raw / "notes.txt").write_text("not a video, and not called one")
@@ -59,6 +60,7 @@ def test_every_bad_file_is_a_row_with_its_reason(tmp_path: Path, make_video: Any
         "blink.mp4": "TOO_SHORT",
         "long.mp4": "TOO_LONG",
         "tiny.mp4": "TOO_SMALL",
+        "slides.mp4": "ODD_RATE",
         "wide.mp4": "TOO_LARGE",
         "film.dat": "UNKNOWN_SUFFIX",
     }

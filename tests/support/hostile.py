@@ -216,6 +216,8 @@ def _times(render: Render, store: Path) -> Iterator[Entry]:
     yield at("no-times.mkv", [t - 5 for t in regular], "UNSUPPORTED", 35, container_options=free)
     yield at("ten-hours.mp4", [Fraction(0), Fraction(1, 25), Fraction(36000)], "TOO_LONG", 36)
     yield at("gap.mp4", [*regular, *(t + 30 for t in regular)], "ok", 37)
+    yield Entry("4000fps.mp4", lambda path: write(path, shades(3000, 42), rate=4000), "ODD_RATE")
+    yield at("slides.mp4", [Fraction(0), Fraction(20), Fraction(40)], "ODD_RATE", 43)
     yield at("one-frame.mp4", [Fraction(0)], "TOO_FEW_FRAMES", 38)
     yield at("blink.mp4", regular[:6], "TOO_SHORT", 39)
     yield at("short-shot.mp4", regular[:13], "SHOT_TOO_SHORT", 40)
