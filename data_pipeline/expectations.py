@@ -20,12 +20,13 @@ import pyarrow as pa
 from data_pipeline import tables
 from data_pipeline.caption import CAPTIONERS
 from data_pipeline.curate import failures
-from data_pipeline.params import DataParams, GateParams, PixelsParams
+from data_pipeline.params import DataParams, GateParams, PixelsParams, ScoreParams
 from infra.gates import Rule, Section, expect
 
 Row = dict[str, Any]
 
 STAND_IN = r"stand-in for \S+"
+_LABEL = {"dis": STAND_IN, "unimatch": r"^unimatch \S", "classical": STAND_IN, "dover": r"^dover \([0-9a-f]{12}\)$"}
 _TEXT = r"^[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]{10,2000}$"
 
 
@@ -52,7 +53,7 @@ def data_sections(joined: Joined, params: DataParams) -> dict[str, Section]:
         "tables": Section(_columns(joined), _equal("columns", "schema"), "table"),
         "videos": _videos(rows, params),
         "clips": _clips(rows, params),
-        "scores": _scores(rows),
+        "scores": _scores(rows, params.score),
         "captions": _captions(rows, params),
         "twins": _twins(rows, params),
         "selection": _selection(rows, params),
@@ -146,7 +147,7 @@ def _clips(rows: Mapping[str, list[Row]], params: DataParams) -> Section:
     return Section(frame, rules, "clip_id")
 
 
-def _scores(rows: Mapping[str, list[Row]]) -> Section:
+def _scores(rows: Mapping[str, list[Row]], params: ScoreParams) -> Section:
     """The scores of clips that could be measured: units and ranges as docs/data.md states them."""
     live = {row["clip_id"] for row in _live(rows)}
     scored = [row for row in rows["scores"] if row["reason"] is None]
@@ -167,8 +168,8 @@ def _scores(rows: Mapping[str, list[Row]]) -> Section:
         within("cuts_inside", 0, None),
         within("hashes", 1, None),
         *(within(name, 16, None) for name in ("height", "width")),
-        matches("flow_estimator", STAND_IN),
-        matches("aesthetic_scorer", STAND_IN),
+        matches("flow_estimator", _LABEL[params.flow]),
+        matches("aesthetic_scorer", _LABEL[params.aesthetic]),
     ]
     return Section(frame, rules, "clip_id")
 
