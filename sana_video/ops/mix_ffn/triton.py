@@ -34,7 +34,8 @@ class Strip:
     registers: int | None = None  # most per thread, where the compiler's own choice lets too few warps live
 
 
-FORWARD = Strip(rows=4, channels=64, registers=128)
+# The fastest of the sweep on an H100 with the exact sigmoid (0.609 ms a layer, 0.532 with "tanh", floor 0.444).
+FORWARD = Strip(rows=4, channels=64, along="h", registers=128)
 GRADIENT = Strip(rows=3, channels=64)
 TRANSPOSED = Strip(rows=5, channels=64)
 

@@ -18,9 +18,9 @@ alone = {"BRANCH": False, "STREAM": False, "SKIP": False, "GATE": False, "NORM":
 
 for kernel, cut, flags in (
     (triton._forward_kernel, triton.FORWARD, both),
-    (triton._forward_kernel, triton.FORWARD, alone),
+    (triton._forward_kernel, triton.FORWARD_ALONE, alone),
     (triton._backward_kernel, triton.BACKWARD, both),
-    (triton._backward_kernel, triton.BACKWARD, alone),
+    (triton._backward_kernel, triton.BACKWARD_ALONE, alone),
     (rms._forward_kernel, triton.FORWARD, {}),
     (rms._backward_kernel, triton.BACKWARD, {}),
 ):
