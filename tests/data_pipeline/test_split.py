@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from data_pipeline import ingest, split, tables
 from data_pipeline.params import IngestParams, LimitParams, SplitParams
+from data_pipeline.split import film, shots
 from sana_video.video.io import decode_span
 
 INGEST = IngestParams(min_seconds=0.1, max_seconds=60.0, max_pixels=1 << 22, min_short_side=16)
@@ -36,7 +37,10 @@ def clips_of(root: Path, params: SplitParams = PARAMS, limit: LimitParams = ALL)
     return tables.write("clips", rows, root / "clips.parquet").sort_by("start").to_pylist()
 
 
-@pytest.mark.parametrize(("detector", "threshold"), [("content", 27.0), ("adaptive", 3.0)])
+THRESHOLDS = {"content": 27.0, "adaptive": 3.0, "hash": 0.35, "histogram": 0.2}
+
+
+@pytest.mark.parametrize(("detector", "threshold"), [("content", 27.0), ("adaptive", 3.0), ("histogram", 0.2)])
 def test_cuts_are_found_where_they_are(tmp_path: Path, make_video: Any, detector: str, threshold: float) -> None:
     make_video(tmp_path / "raw" / "a.mp4", seconds=9, shots=3)
     params = PARAMS.model_copy(update={"detector": detector, "threshold": threshold})
@@ -47,6 +51,21 @@ def test_cuts_are_found_where_they_are(tmp_path: Path, make_video: Any, detector
         assert first + 1 / 16 <= row["start"] + 1e-9 and row["end"] <= last - 1 / 16 + 1e-9
         assert row["end"] - row["start"] == pytest.approx(17 / 16, abs=1e-4)
         assert row["frames"] == 17 and row["reason"] is None and row["detector"] == detector
+
+
+@pytest.mark.parametrize(("detector", "threshold"), THRESHOLDS.items())
+@pytest.mark.parametrize("fps", [24, 60])
+def test_cuts_equal_those_of_pyscenedetect(
+    tmp_path: Path, make_video: Any, detector: str, threshold: float, fps: int
+) -> None:
+    """Its own `detect` on the same file, which decodes with OpenCV, finds the same frames."""
+    import scenedetect
+
+    path = make_video(tmp_path / "a.mp4", seconds=4, fps=fps, shots=9)  # some nearer than its usual minimum
+    found = film.read(str(path), detector, threshold, None, None, 96, 1)
+    scenes = scenedetect.detect(str(path), film.scene_detector(detector, threshold), start_in_scene=True)
+    assert found["cuts"] == [start.frame_num for start, _ in scenes[1:]]
+    assert len(found["cuts"]) >= 4
 
 
 def test_no_clip_holds_a_frame_of_the_next_shot(tmp_path: Path, make_video: Any) -> None:
@@ -104,6 +123,91 @@ def test_rejected_videos_give_no_clips_and_none_at_all_is_an_error(tmp_path: Pat
     (tmp_path / "raw" / "a.mp4").unlink()
     with pytest.raises(ValueError, match="all 1 were rejected"):
         clips_of(tmp_path)
+
+
+def reading(cuts: list[int] = [], level: list[float] | None = None, frames: int = 96) -> film.Reading:  # noqa: B006
+    """24 frames a second; black where the level is 0."""
+    levels = level or [100.0] * frames
+    black = [value == 0 for value in levels]
+    change = [0.0 if index == 0 else 1.0 + 50.0 * (index in cuts) for index in range(len(levels))]
+    return film.Reading("1/24", list(range(len(levels))), len(levels), list(cuts), levels, change, black, list(black))
+
+
+def test_black_and_fades_belong_to_no_shot() -> None:
+    fade = [100.0 - 4 * k for k in range(25)]  # one second, to black
+    level = [100.0] * 30 + fade + [0.0] * 5 + fade[::-1] + [100.0] * 30
+    first, second = shots.shots_of(reading(level=level), 0.6)
+    assert (first.start, second.end) == (0, len(level))
+    assert first.end == pytest.approx(31, abs=1) and second.start == pytest.approx(len(level) - 31, abs=1)
+
+
+def test_a_hard_cut_to_black_costs_only_the_black() -> None:
+    found = shots.shots_of(reading(level=[100.0] * 40 + [0.0] * 3 + [90.0] * 40), 0.6)
+    assert [(shot.start, shot.end) for shot in found] == [(0, 40), (43, 83)]
+
+
+def test_a_shot_knows_its_edges_and_what_changes_inside() -> None:
+    first, second = shots.shots_of(reading(cuts=[48]), 0.6)
+    assert (first.cut_before, first.cut_after, second.cut_before, second.cut_after) == (None, 51.0, 51.0, None)
+    assert first.change_inside(1, 40) == 1.0
+    missed = reading()
+    missed.change[60] = 80.0
+    (whole,) = shots.shots_of(missed, 0.6)
+    assert whole.change_inside(50, 70) == 80.0 and whole.change_inside(61, 90) == 1.0
+
+
+def test_short_neighbours_are_one_row_and_keep_their_number() -> None:
+    found = shots.shots_of(reading(cuts=[40, 44, 49]), 0.6)
+    assert [(shot.start, shot.end, shot.count) for shot in found] == [(0, 40, 1), (40, 49, 2), (49, 96, 1)]
+    rows = list(split.clips_of({"video_id": "v", "source": "s"}, found, Fraction(1, 24), PARAMS))
+    assert [(row["shot"], row["frames"]) for row in rows] == [(0, 17), (1, 0), (3, 17)]
+    assert rows[1]["reason"].startswith("SHOT_TOO_SHORT: 2 shots")
+
+
+def test_long_shots_give_clips_by_the_stride_and_only_from_their_first_part() -> None:
+    (shot,) = shots.shots_of(reading(frames=240), 0.6)
+    params = PARAMS.model_copy(update={"stride_seconds": 0.5, "max_shot_seconds": 5.0})
+    *clips, rest = split.clips_of({"video_id": "v", "source": "s"}, [shot], Fraction(1, 24), params)
+    assert [clip["start"] for clip in clips] == pytest.approx([1 / 16 + 0.5 * k for k in range(8)], abs=1 / 24)
+    assert all(clip["end"] <= 5 - 1 / 16 for clip in clips)
+    assert (rest["start"], rest["end"], rest["frames"]) == (5.0, 10.0, 0) and "SHOT_TOO_LONG" in rest["reason"]
+
+
+def test_transitions_that_the_network_finds_divide_shots() -> None:
+    verdicts = np.zeros((96, 2), np.float32)
+    verdicts[30, 0] = 0.9  # a hard cut: frame 30 is the last of its shot
+    verdicts[60:70, 1], verdicts[64, 0] = 0.8, 0.7  # a dissolve
+    verdicts[80:84, 1] = 0.9  # not confirmed by the first head
+    found = reading()
+    shots.mark_transitions(found, verdicts, 0.5)
+    assert [(shot.start, shot.end) for shot in shots.shots_of(found, 0.1)] == [(0, 31), (31, 60), (70, 96)]
+
+
+def test_transnet_runs_over_a_film_and_is_missed_where_it_is_not(tmp_path: Path, make_video: Any) -> None:
+    """With random weights: every frame judged, rows that add up; what is found means nothing."""
+    from sana_video import weights
+    from sana_video.video.transnet import TransNetV2
+
+    make_video(tmp_path / "raw" / "a.mp4", seconds=3)
+    params = PARAMS.model_copy(update={"detector": "transnetv2", "threshold": 1.0})
+    with pytest.raises(weights.MissingWeights, match="transnetv2"):
+        clips_of(tmp_path, params)
+    (tmp_path / params.weights).mkdir(parents=True)
+    weights.save(tmp_path / params.weights / "model.safetensors", TransNetV2().state_dict())
+    rows = clips_of(tmp_path, params)
+    assert [(row["frames"], row["reason"]) for row in rows] == [(17, None), (17, None)]  # no probability reaches 1
+
+
+def test_a_film_that_is_black_throughout_is_a_row(tmp_path: Path, make_video: Any) -> None:
+    make_video(tmp_path / "raw" / "a.mp4", seconds=1)
+    (row,) = clips_of(tmp_path, PARAMS.model_copy(update={"black_level": 255}))
+    assert row["frames"] == 0 and "black" in row["reason"]
+
+
+@pytest.mark.parametrize("detector", ["hash", "histogram", "transnetv2"])
+def test_a_threshold_in_another_unit_is_refused(detector: str) -> None:
+    with pytest.raises(ValueError, match="is a share"):
+        SplitParams.model_validate(PARAMS.model_dump() | {"detector": detector})
 
 
 @given(

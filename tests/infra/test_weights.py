@@ -26,11 +26,13 @@ NAMES = [
     "longsana-2b-480p-self-forcing",
     "sana1.5-1.6b-1024px",
     "gemma-2-2b-it",
+    "qwen2.5-vl-7b",
     "wan2.1-vae",
     "wan2.2-vae",
     "ltx2-vae",
     "dc-ae-f32c32",
     "unimatch-flow",
+    "transnetv2",
 ]
 
 
