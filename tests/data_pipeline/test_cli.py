@@ -196,7 +196,7 @@ def test_mistakes_are_one_line_and_exit_2(tmp_path: Path, words: list[str], line
 def test_print_config_shows_what_is_in_force_and_does_nothing(tmp_path: Path) -> None:
     code, said = sana(bare(tmp_path), "dedup", "--print-config", "--set", "data.dedup.max_distance=3")
     assert code == 0
-    assert yaml.safe_load(said)["data"]["dedup"] == {"max_distance": 3.0, "max_embedding_distance": 0.02}
+    assert yaml.safe_load(said)["data"]["dedup"] == {"max_distance": 3.0, "max_embedding_distance": 0.08}
     assert not (tmp_path / "runs").exists()
 
 
