@@ -191,7 +191,7 @@ def _untold(reasons: Reasons, captions: pa.Table, clips: pa.ChunkedArray, asked:
 def _sides(clips: pa.Table, source: Ints, kept: Bools, validation: float) -> Ints:
     """TRAIN, VAL or GUARD of each kept clip, -1 for the others."""
     who = np.flatnonzero(kept)
-    chosen = clips.take(pa.array(who))
+    chosen = clips.select(["video_id", "shot", "start", "end"]).filter(pa.array(kept))
     result = np.full(len(clips), -1)
     shot = chosen.column("shot").to_numpy().astype(np.int64) if len(who) else who
     start, end = (numbers(chosen.column(name)) for name in ("start", "end"))
