@@ -255,6 +255,19 @@ def test_every_declared_rule_has_a_mutation(good: Rows) -> None:
                 assert (name, column) in told
 
 
+def test_a_stand_ins_numbers_are_refused_where_params_ask_for_the_scorer_itself(good: Rows) -> None:
+    asked = PARAMS.score.model_copy(update={"flow": "unimatch", "aesthetic": "dover"})
+    tables_of = Joined(**{name: table(name, entries) for name, entries in good.items()})
+    sections = data_sections(tables_of, PARAMS.model_copy(update={"score": asked}))
+    red = failing(evaluate("data", {"scores": sections["scores"]}, {}))
+    assert red == {"flow_estimator", "aesthetic_scorer"}
+    for row in good["scores"]:
+        row.update(flow_estimator="unimatch gmflow-scale2-regrefine6", aesthetic_scorer="dover (0123456789ab)")
+    tables_of = Joined(**{name: table(name, entries) for name, entries in good.items()})
+    sections = data_sections(tables_of, PARAMS.model_copy(update={"score": asked}))
+    assert not failing(evaluate("data", {"scores": sections["scores"]}, {}))
+
+
 def test_a_table_of_another_shape_is_red(good: Rows) -> None:
     joined = Joined(**{name: table(name, entries) for name, entries in good.items()})
     other = Joined(**{**joined.__dict__, "twins": joined.twins.append_column("x", pa.array([1]))})
