@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from sana_video.video.mp4 import Mp4Writer
 
 INDEX = "index.json"
+FOUND = {"skipped_steps"}  # what a file says that was not known before it was made
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def made(job: Job) -> bool:
     if not job.out.is_file():
         return False
     there = read_about(job.out)
-    differing = sorted(key for key in {*there, *job.about} if there.get(key) != job.about.get(key))
+    differing = sorted(key for key in {*there, *job.about} - FOUND if there.get(key) != job.about.get(key))
     if differing:
         key = differing[0]
         raise ValueError(
@@ -59,21 +61,28 @@ def read_about(path: Path) -> dict[str, Any]:
     return told if isinstance(told, dict) else {}
 
 
-def write(jobs: Sequence[Job], pieces: Iterator[Tensor]) -> None:
+def write(jobs: Sequence[Job], pieces: Iterator[Tensor], found: Callable[[], Mapping[str, Any]] = dict) -> None:
     """Write uint8 pieces (B, f, H, W, 3), a row for each of `jobs`, as they come: mp4s, or PNGs where there is one
-    frame.
+    frame. `found()`: what the files say besides, asked once the first piece is there.
+
+    Films are encoded on threads of their own, while the next pieces are made.
     """
-    if jobs[0].about["frames"] == 1:
+    first = next(pieces)
+    told = [replace(job, about={**job.about, **found()}) for job in jobs]
+    if told[0].about["frames"] == 1:
         from flows.picture import png
 
-        for job, frames in zip(jobs, next(pieces), strict=True):
+        for job, frames in zip(told, first, strict=True):
             atomic_write(job.out, png(frames[0].numpy(), job.about))
         return
+    from sana_video.video.behind import Behind
+
     with ExitStack() as open_films:
-        writers = [open_films.enter_context(_film(job)) for job in jobs]
-        for piece in pieces:
-            for writer, frames in zip(writers, piece, strict=True):
-                writer.add(frames.numpy())
+        writers = [open_films.enter_context(_film(job)) for job in told]
+        behind = [open_films.enter_context(Behind(writer.add)) for writer in writers]
+        for piece in chain([first], pieces):
+            for film, frames in zip(behind, piece, strict=True):
+                film.add(frames.numpy())
 
 
 def _film(job: Job) -> Mp4Writer:

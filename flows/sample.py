@@ -51,6 +51,7 @@ class Request:
     seed: int = 0
     device: str | None = None
     precision: Precision | None = None
+    step_cache: float | None = None
 
 
 def sample(request: Request, out: Path, root: Path, progress: Progress) -> dict[str, Any]:
@@ -145,6 +146,7 @@ def _options(request: Request) -> Options:
         "guidance": request.guidance,
         "guidance_rule": request.guidance_rule,
         "negative_prompt": request.negative_prompt,
+        "step_cache": request.step_cache,
     }
     if request.negative_prompt == DEFAULT_NEGATIVE:
         from sana_video.text import NEGATIVE_PROMPT
@@ -233,6 +235,7 @@ def _about(
         "guidance": guidance,
         "guidance_rule": request.guidance_rule or defaults.guidance_rule,
         "flow_shift": defaults.flow_shift,
+        "step_cache": request.step_cache or None,
         "motion_score": defaults.motion_score if request.motion_score is None else request.motion_score,
         "frames": options["frames"],
         "height": height,
@@ -288,5 +291,7 @@ def grouped(jobs: Sequence[Job], most: int) -> Iterator[list[Job]]:
 
 
 def _make(pipeline: SanaVideoPipeline, options: Options, group: list[Job], on_step: Callable[[int, int], None]) -> None:
-    own: Options = {**options, "seed": group[0].seed, "on_step": on_step}
-    films.write(group, pipeline.stream([job.prompt for job in group], **own))
+    skipped: list[int] = []
+    own: Options = {**options, "seed": group[0].seed, "on_step": on_step, "on_skip": skipped.append}
+    pieces = pipeline.stream([job.prompt for job in group], **own)
+    films.write(group, pieces, lambda: {"skipped_steps": len(skipped)} if options.get("step_cache") else {})

@@ -27,7 +27,12 @@ from sana_video.sampling import (
     renoise,
     step_sigmas,
 )
+from sana_video.step_cache import OnSkip, StepCache
 from sana_video.streaming import Condition, Sampler, generate_chunks, network_time
+
+
+def unheard(step: int) -> None:
+    """The `on_skip` of those who do not listen."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Request:
     """One batch, everything settled. `null`: None for no guidance; `image`: clean first latent frame (B, C, 1, h, w).
 
     `generators`: one per sample, on the CPU, so that the noise is the same on every device. `on_step(done, total)`.
+    `step_cache`: threshold of `step_cache.StepCache`, for networks in both directions; `on_skip(step)` is told of each
+    step that was not computed.
     """
 
     shape: tuple[int, int, int, int, int]
@@ -48,6 +55,8 @@ class Request:
     step_list: tuple[int, ...] | None
     generators: list[torch.Generator]
     on_step: OnStep
+    step_cache: float = 0.0
+    on_skip: OnSkip = unheard
 
     def to(self, device: torch.device) -> Self:
         """The same with its tensors on `device`."""
@@ -78,8 +87,11 @@ class Request:
 
 def clean_latents(model: SanaVideo, request: Request) -> Iterator[Tensor]:
     """Yield float32 latents (B, C, frames of the piece, h, w), in order: chunk by chunk, or all of them at once."""
-    sample = _whole if model.config.chunk_frames is None else _chunks
-    return sample(model, request)
+    if model.config.chunk_frames is None:
+        return _whole(model, request)
+    if request.step_cache:
+        raise ValueError("a step cache is for networks in both directions; this one makes its video chunk by chunk")
+    return _chunks(model, request)
 
 
 @torch.no_grad()
@@ -88,6 +100,8 @@ def _whole(model: SanaVideo, request: Request) -> Iterator[Tensor]:
     velocity = _velocity(model, request.prompt)
     if request.null is not None:
         velocity = guided(velocity, _velocity(model, request.null), request.guidance, request.guidance_rule)
+    if request.step_cache:
+        velocity = StepCache(velocity, request.steps, request.step_cache, request.on_skip)
     if request.image is None:
         yield dpmpp_2m_flow(velocity, noise, flow_schedule(request.steps, request.flow_shift), request.on_step)
     else:

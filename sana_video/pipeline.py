@@ -18,10 +18,11 @@ from sana_video import fp8, weights
 from sana_video.autoencoder import Autoencoder, load_autoencoder
 from sana_video.config import SamplingDefaults, read_json, validated
 from sana_video.data import buckets
-from sana_video.generate import Request, clean_latents
+from sana_video.generate import Request, clean_latents, unheard
 from sana_video.guidance import GuidanceRule, check_rule
 from sana_video.model import SanaVideo
 from sana_video.sampling import OnStep, silent
+from sana_video.step_cache import OnSkip, check_threshold
 from sana_video.streaming import Condition
 from sana_video.text import TextEncoder, TextParams, check_prompt, load_text_encoder, with_motion
 from sana_video.video.pixels import Image, check_image, cover, to_uint8
@@ -47,6 +48,8 @@ class Options(TypedDict, total=False):
     videos_per_prompt: int
     seed: int  # video i of the whole list draws its noise from seed + i
     cut_prompts: bool  # cut a prompt that is longer than the encoder takes, as in training, instead of refusing it
+    step_cache: float | None  # above 0: skip steps whose estimated error stays below it, see `sana_video.step_cache`
+    on_skip: OnSkip  # called with the number of each step that was skipped
     on_step: OnStep  # called with (done, total) after each step, counted over all batches
 
 
@@ -153,6 +156,10 @@ class SanaVideoPipeline:
             raise ValueError(f"the negative prompt is {cut} tokens longer than the {limit} it may have; shorten it")
         if _or(options.get("steps"), 1) < 1:
             raise ValueError(f"sampling needs at least 1 step, not {options['steps']}")
+        if threshold := options.get("step_cache"):
+            check_threshold(threshold)
+            if self.model.config.chunk_frames is not None:
+                raise ValueError("a step cache is for networks in both directions; this one works chunk by chunk")
         if (rule := options.get("guidance_rule")) is not None:
             check_rule(rule)
         if self.model.config.chunk_frames is None and frames > self.defaults.frames:
@@ -213,6 +220,8 @@ class SanaVideoPipeline:
             step_list=known.step_list,
             generators=[torch.Generator().manual_seed(options.get("seed", 0) + i) for i in range(len(prompts))],
             on_step=options.get("on_step", silent),
+            step_cache=_or(options.get("step_cache"), 0.0),
+            on_skip=options.get("on_skip", unheard),
         )
         if request.guidance != 1:
             request = replace(request, null=self._null(self.negative_prompt(options), len(prompts)))

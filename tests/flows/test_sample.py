@@ -121,6 +121,27 @@ def test_a_film_made_in_fp8_says_so(release: Path) -> None:
     assert about["precision"] == "fp8"
 
 
+def test_steps_that_were_skipped_are_told_and_do_not_change_what_is_there(release: Path, tmp_path: Path) -> None:
+    def film(name: str, *words: object) -> dict[str, object]:
+        made("--model", release, "--prompt", "a red car", "--out", name, "--steps", 8, *words)
+        return films.read_about(tmp_path / name)
+
+    plain, zero, cached = film("plain.mp4"), film("zero.mp4", "--step-cache", 0), film("b.mp4", "--step-cache", 0.9)
+    assert plain == zero
+    assert plain["step_cache"] is None
+    assert "skipped_steps" not in plain
+    assert (tmp_path / "zero.mp4").read_bytes() == (tmp_path / "plain.mp4").read_bytes()
+    assert cached["step_cache"] == 0.9
+    assert 0 < cached["skipped_steps"] <= 5  # of 8: two to begin with and the last are computed
+    words = ("--model", release, "--prompt", "x", "--videos-per-prompt", 2, "--out", "films", "--step-cache", 0.5)
+    assert made(*words)["made"] == 2
+    assert made(*words)["there already"] == 2
+
+
+def test_a_step_cache_is_for_networks_in_both_directions(causal: Path) -> None:
+    refused("works chunk by chunk", "--model", causal, "--prompt", "x", "--out", "a.mp4", "--step-cache", 0.1)
+
+
 def test_a_picture_of_a_prompt(release: Path, tmp_path: Path) -> None:
     from flows.picture import read_about
 
