@@ -42,6 +42,7 @@ class Wan(Published):
             std=list(config.latents_std),
         )
         self.patch = config.patch_size or 1
+        self._together = 1
 
     @classmethod
     def from_pretrained(
@@ -52,6 +53,24 @@ class Wan(Published):
         fill(vae, folder, device, dtype or torch.float32)
         return cls(vae)
 
+    def arrange(self, *, latents_at_once: int = 1, channels_last: bool = False, compiled: bool = False) -> Self:
+        """Let the decoder run another way, in place; pixels differ by the order of sums only.
+
+        latents_at_once: decode so many together (the first stays alone), which takes as much more memory;
+        channels_last: weights in the layout that cuDNN's bf16 kernels want; compiled: by torch.compile, which takes
+        minutes before the first frames of a size. How fast each is: benchmarks/streaming.py.
+        """
+        if latents_at_once < 1:
+            raise ValueError(f"latents_at_once {latents_at_once}: at least 1 is decoded at a time")
+        self._together = latents_at_once
+        layout = torch.channels_last_3d if channels_last else torch.contiguous_format
+        for module in self.vae.decoder.modules():
+            if isinstance(module, nn.Conv3d):
+                module.to(memory_format=layout)  # type: ignore[call-overload]
+        if compiled:
+            self.vae.decoder.compile(dynamic=False)
+        return self
+
     def _latents(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
         cache = _empty_cache(self.vae.encoder)
         for frames in self._frames(pieces):
@@ -60,7 +79,7 @@ class Wan(Published):
 
     def _pixels(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
         cache = _empty_cache(self.vae.decoder)
-        for latent in regroup(pieces, 1):
+        for latent in regroup(pieces, self._together):
             x = self.vae.post_quant_conv(self._ready(latent))
             first = cache[0] is None
             yield unpatched(self.vae.decoder(x, feat_cache=cache, feat_idx=[0], first_chunk=first), self.patch)
