@@ -30,6 +30,7 @@ from sana_video import SanaVideo, SanaVideoConfig, fp8
 from sana_video.config import SamplingDefaults
 from sana_video.pipeline import SanaVideoPipeline
 from sana_video.text import TextParams, load_text_encoder
+from sana_video.video.behind import Behind
 from sana_video.video.mp4 import Mp4Writer
 
 STEP_LIST = (1000, 960, 889, 727)
@@ -168,10 +169,11 @@ def write(path: Path, pieces: Iterator[Tensor], defaults: SamplingDefaults, fram
         path = path.with_suffix(".png")
         path.write_bytes(png(next(pieces)[0, 0].numpy(), told))
         return path
-    with Mp4Writer(path, (defaults.height, defaults.width), round(defaults.fps), told) as film:
+    size = defaults.height, defaults.width
+    with Mp4Writer(path, size, round(defaults.fps), told) as film, Behind(film.add) as behind:
         for piece in pieces:
-            with clock.part("file"):
-                film.add(piece[0].numpy())
+            with clock.part("file"):  # what the GPU waits for: room in the queue
+                behind.add(piece[0].numpy())
     return path
 
 

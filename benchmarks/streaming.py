@@ -22,7 +22,7 @@ from torch import Tensor
 from sana_video import SanaVideo, SanaVideoConfig
 from sana_video.autoencoder.wan import Wan
 from sana_video.generate import Request, clean_latents
-from sana_video.model import StreamState
+from sana_video.model import Reading, StreamState
 from sana_video.sampling import silent
 from sana_video.streaming import Condition
 from sana_video.video.pixels import to_uint8
@@ -37,7 +37,12 @@ class Watched(SanaVideo):
     state_bytes: list[int]
 
     def stream(
-        self, latents: Tensor, timestep: Tensor, text: Tensor, text_mask: Tensor, state: StreamState | None
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        text: Tensor | Reading,
+        text_mask: Tensor | None,
+        state: StreamState | None,
     ) -> tuple[Tensor, StreamState]:
         velocity, after = super().stream(latents, timestep, text, text_mask, state)
         self.state_bytes.append(after.bytes)
@@ -51,18 +56,24 @@ def main() -> None:
     parser.add_argument("--device", help="default: a GPU if there is one")
     parser.add_argument("--seconds", default="5,30,120", help="lengths, rising")
     parser.add_argument("--autoencoder-dtype", choices=["bf16", "fp32"], default="bf16")
+    parser.add_argument("--latents-at-once", type=int, default=1, help="latents decoded together")
+    parser.add_argument("--channels-last", action="store_true", help="weights of the decoder in that layout")
+    parser.add_argument("--compiled", action="store_true", help="decoder under torch.compile")
     given = parser.parse_args()
     device, sizes = wanted_device(given.device), SIZES[given.preset]
     config = SanaVideoConfig.preset(given.preset).with_(chunk_frames=sizes.chunk)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = network(Watched, config, device, dtype)
     autoencoder = wan(sizes, device, torch.bfloat16 if given.autoencoder_dtype == "bf16" else torch.float32)
+    ways = {"latents_at_once": given.latents_at_once, "channels_last": given.channels_last, "compiled": given.compiled}
+    autoencoder.arrange(**ways)
 
     lengths = [round(float(length) * sizes.fps) + 1 for length in given.seconds.split(",")]
     if device.type == "cuda":
         make(model, autoencoder, given.preset, lengths[0])  # kernels are compiled and chosen outside the figures
     rows = [make(model, autoencoder, given.preset, frames) for frames in lengths]
     figures = {"about": about(device), "preset": given.preset, "autoencoder_dtype": given.autoencoder_dtype}
+    figures["decoder"] = ways
     figures |= {"videos": rows, "memory": flatness(rows)}
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(figures, indent=2) + "\n")
