@@ -205,7 +205,9 @@ def _twins(rows: Mapping[str, list[Row]], params: DataParams) -> Section:
             "clip_known": [clip in live for clip in ids],
             "first_known": [clip in live for clip in first],
             "first_is_twin": [clip in twins for clip in first],
-            "distance": [twins[clip]["distance"] if clip in twins else 0.0 for clip in ids],
+            "kind": [twins[clip]["kind"] if clip in twins else "hash" for clip in ids],
+            "hash_distance": [_distance(twins.get(clip), "hash") for clip in ids],
+            "embedding_distance": [_distance(twins.get(clip), "embedding") for clip in ids],
             "copies_kept": [keeps[clip] for clip in first],
         }
     )
@@ -213,10 +215,17 @@ def _twins(rows: Mapping[str, list[Row]], params: DataParams) -> Section:
         one_of("clip_known", [True]),
         one_of("first_known", [True]),
         one_of("first_is_twin", [False]),
-        within("distance", 0.0, params.dedup.max_distance),
+        one_of("kind", ["hash", "embedding"]),
+        within("hash_distance", 0.0, params.dedup.max_distance),
+        within("embedding_distance", 0.0, params.dedup.max_embedding_distance or 0.0),
         within("copies_kept", 0, 1),
     ]
     return Section(frame, rules, "clip_id")
+
+
+def _distance(twin: Row | None, kind: str) -> float:
+    """Of a twin that was found by `kind`; 0 for every other clip."""
+    return float(twin["distance"]) if twin is not None and twin["kind"] == kind else 0.0
 
 
 def _selection(rows: Mapping[str, list[Row]], params: DataParams) -> Section:

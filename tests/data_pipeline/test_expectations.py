@@ -100,7 +100,7 @@ def good() -> Rows:
         for c in clips
         if c["reason"] is None
     ]
-    twins = [row("twins", clip_id="b1", twin_of="a1", distance=1.0)]
+    twins = [row("twins", clip_id="b1", twin_of="a1", kind="hash", distance=1.0)]
     named = {"videos": table("videos", videos), "clips": table("clips", clips), "scores": table("scores", scores)}
     here = Path(__file__).parent  # a folder without side files of a batch
     captions = caption.run(**named, params=PARAMS.caption, batch=".", root=here, track=lambda rows, total, label: rows)
@@ -205,9 +205,11 @@ MUTATIONS = [
     (
         "twins",
         "first_is_twin",
-        lambda rows: rows["twins"].append(row("twins", clip_id="a1", twin_of="a0", distance=1.0)),
+        lambda rows: rows["twins"].append(row("twins", clip_id="a1", twin_of="a0", kind="hash", distance=1.0)),
     ),
-    ("twins", "distance", put("twins", "distance", 40.0)),
+    ("twins", "hash_distance", put("twins", "distance", 40.0)),
+    ("twins", "kind", put("twins", "kind", "name")),
+    ("twins", "embedding_distance", lambda rows: rows["twins"][0].update(kind="embedding", distance=0.5)),
     ("twins", "copies_kept", lambda rows: [r.update(keep=True) for r in rows["selection"]] and None),
     ("selection", "clip_id", again("selection")),
     ("selection", "clip_known", first_kept("clip_id", "z")),
