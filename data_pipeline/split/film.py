@@ -66,7 +66,7 @@ def read(
     with Film(Path(path), short_side=short_side, threads=threads) as film, contextlib.ExitStack() as opened:
         if frames_at is None or frame_size is None:
             return asdict(_read(film, seconds, black_level, find=scene_detector(detector, threshold)))
-        file = opened.enter_context(open(frames_at, "wb"))
+        file = opened.enter_context(Path(frames_at).open("wb"))  # scratch of the parent, which drops it
         return asdict(_read(film, seconds, black_level, keep=_into(file, frame_size)))
 
 

@@ -41,11 +41,11 @@ from sana_video.video.measures.quality import (
 )
 
 MEASURE_VERSIONS = {
-    "flow_motion": 1,
-    "vmaf_motion": 1,
-    "saturation": 1,
+    "flow_motion": 2,
+    "vmaf_motion": 2,
+    "saturation": 2,
     "saturation_lit": 1,
-    "aesthetic": 1,
+    "aesthetic": 2,
     "borders": 1,
     "watermark": 1,
     "stillness": 1,
@@ -53,8 +53,8 @@ MEASURE_VERSIONS = {
     "duplicate_frames": 1,
     "text_area": 1,
     "nsfw": 1,
-    "cuts_inside": 1,
-    "phash": 1,
+    "cuts_inside": 2,
+    "phash": 2,
     "embedding": 1,
 }
 
