@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 AT_ONCE = 16  # texts per forward, so that memory does not grow with the number of prompts
 _READ = ("*.safetensors", "*.json", "*.model", "*.txt")  # what a model and its tokenizer consist of
+# A fast tokenizer keeps its padding and truncation as state: another thread's call in between would undo them.
+_TOKENIZING = threading.Lock()
 _log = logging.getLogger(__name__)
 
 
@@ -48,7 +51,8 @@ def last_states(model: Any, tokenizer: Any, texts: list[str], length: int) -> tu
         raise ValueError("no prompts to encode")
     if cut := sum(count(tokenizer, text) > length for text in texts):
         _log.warning("%d of %d prompts are too long for the text encoder and lose their end", cut, len(texts))
-    batch = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    with _TOKENIZING:
+        batch = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     pairs = zip(batch.input_ids.split(AT_ONCE), batch.attention_mask.split(AT_ONCE), strict=True)
     with torch.no_grad():
         states = torch.cat([_forward(model, ids, mask) for ids, mask in pairs])
@@ -60,7 +64,8 @@ def last_states(model: Any, tokenizer: Any, texts: list[str], length: int) -> tu
 
 def count(tokenizer: Any, text: str) -> int:
     """Tokens of `text`, the special ones around it included."""
-    return len(tokenizer(text, verbose=False).input_ids)
+    with _TOKENIZING:
+        return len(tokenizer(text, verbose=False).input_ids)
 
 
 def digest(*folders: Path) -> str:
