@@ -77,6 +77,7 @@ class Processes:
             with self._lock:
                 self._running.pop(child.pid, None)
         if self._stopped.is_set():
+            _await_group(child.pid, entry[1])
             raise InterruptedError("the flow was stopped")
         return code, tail
 
@@ -133,6 +134,13 @@ def _signal_group(group: int, number: int) -> None:
         os.killpg(group, number)
     except ProcessLookupError:
         return
+
+
+def _await_group(group: int, grace: float) -> None:
+    """The leader may be gone, and the pipe closed, a moment before the last of its group is; `stop` kills that one."""
+    start = time.monotonic()
+    while _group_alive(group) and time.monotonic() - start < grace:
+        time.sleep(0.01)
 
 
 def _group_alive(group: int) -> bool:

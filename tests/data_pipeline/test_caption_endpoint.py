@@ -59,6 +59,10 @@ class Server:
                     number = len(server.seen) - 1
                 try:
                     status, headers, answer = script(number, request)
+                finally:
+                    with lock:  # before the client has its answer, and with it the leave to ask again
+                        server.now -= 1
+                try:
                     self.send_response(status)
                     for name, value in headers.items():
                         self.send_header(name, value)
@@ -67,9 +71,6 @@ class Server:
                     self.wfile.write(answer)
                 except OSError:
                     pass  # the client had enough
-                finally:
-                    with lock:
-                        server.now -= 1
 
             def log_message(self, *_: object) -> None:
                 pass
