@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 LARGEST = sys.float_info.max  # between its negative and itself lies every finite number
@@ -38,6 +38,10 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: left; vertical-align: top; padding: .35rem .6rem; border-bottom: 1px solid var(--line); }
 td:nth-child(n+4) { overflow-wrap: anywhere; }
 td:nth-child(-n+3) { white-space: nowrap; }
+td small { display: block; opacity: .75; white-space: normal; max-width: 26rem; }
+figure { display: inline-block; margin: .5rem 1.5rem .5rem 0; } figcaption { font-size: .85em; max-width: 22rem; }
+svg text { font-size: 11px; fill: currentColor; } svg .axis { stroke: currentColor; }
+.first { fill: #8886; } .second { fill: none; stroke: #2a6fdb; stroke-width: 2; }
 th { font-weight: 600; } code { font-size: .85em; overflow-wrap: anywhere; }
 .no, .warn { font-weight: 600; }
 .no { color: var(--red); } .warn { color: var(--broken); } .yes { color: var(--green); }
@@ -89,19 +93,62 @@ _HEAD = "<th></th><th>rule</th><th>column</th><th>limits</th><th>observed</th><t
 
 def _section(name: str, section: Mapping[str, Any]) -> str:
     rows = "".join(f"<tr>{_cells(rule)}</tr>" for rule in section["rules"])
-    return _table(f"{_text(name)}: {section['rows']:,} rows", _HEAD, rows)
+    table = _table(f"{_text(name)}: {section['rows']:,} rows", _HEAD, rows)
+    return table + "".join(overlay(picture) for picture in section.get("pictures", []))
+
+
+_WIDTH, _HEIGHT, _FOOT = 340, 110, 16
+
+
+def overlay(picture: Mapping[str, Any]) -> str:
+    """Two distributions over one axis: the first as a grey area, the second as a line."""
+    (first, area), (second, line) = picture["shares"].items()
+    top = max(*area, *line, 1e-9)
+    paths = f'<path class="first" d="{_steps(area, top)} Z"/><path class="second" d="{_steps(line, top)}"/>'
+    ends = (
+        f'<text x="0" y="{_HEIGHT + 13}">{_text(_short(picture["low"]))}</text>'
+        f'<text x="{_WIDTH}" y="{_HEIGHT + 13}" text-anchor="end">{_text(_short(picture["high"]))}</text>'
+    )
+    axis = f'<line class="axis" x1="0" y1="{_HEIGHT}" x2="{_WIDTH}" y2="{_HEIGHT}"/>'
+    return (
+        f'<figure><svg width="{_WIDTH}" height="{_HEIGHT + _FOOT}" role="img" aria-label="{_text(picture["title"])}">'
+        f"{paths}{axis}{ends}</svg><figcaption>{_text(picture['title'])}<br>grey: {_text(first)}, line: {_text(second)}"
+        "</figcaption></figure>"
+    )
+
+
+def _steps(shares: Sequence[float], top: float) -> str:
+    """The outline of a histogram as an SVG path, from the axis at the left to the axis at the right."""
+    width = _WIDTH / len(shares)
+    corners = [f"M0 {_HEIGHT}"]
+    for at, share in enumerate(shares):
+        y = round(_HEIGHT - share / top * (_HEIGHT - 4), 1)
+        corners.append(f"L{round(at * width, 1)} {y} L{round((at + 1) * width, 1)} {y}")
+    return " ".join([*corners, f"L{_WIDTH} {_HEIGHT}"])
 
 
 def _cells(rule: Mapping[str, Any]) -> str:
     mark = "yes" if rule["ok"] else "warn" if rule["severity"] == "warning" else "no"
     word = {"yes": "holds", "warn": "warning", "no": "fails"}[mark]
-    name = f'<span title="{_text(rule["rule"])}">{_text(_name(str(rule["rule"])))}</span>'
-    values = (rule["column"], _limits(rule["limits"]), observed_text(rule["observed"]), rule["unexpected_count"])
-    cells = "".join(f"<td>{_text(_short(value))}</td>" for value in values)
-    return f'<td class="{mark}">{word}</td><td>{name}</td>{cells}'
+    name = f'<span title="{_text(rule["rule"])}">{_text(rule_name(str(rule["rule"])))}</span>'
+    about = f"<small>{_text(rule['about'])}</small>" if rule.get("about") else ""
+    param = f"<small><code>{_text(rule['param'])}</code></small>" if rule.get("param") else ""
+    column, limits, observed, count = (
+        _text(_short(value))
+        for value in (
+            rule["column"],
+            limits_text(rule["limits"]),
+            observed_text(rule["observed"]),
+            rule["unexpected_count"],
+        )
+    )
+    return (
+        f'<td class="{mark}">{word}</td><td>{name}{about}</td><td>{column}</td><td>{limits}{param}</td>'
+        f"<td>{observed}</td><td>{count}</td>"
+    )
 
 
-def _name(rule: str) -> str:
+def rule_name(rule: str) -> str:
     """The rule in words: those of `_NAMES`, else the words that its own name is made of."""
     spelled = re.sub(r"(?<!^)(?=[A-Z])", " ", rule.removeprefix("Expect")).lower()
     return _NAMES.get(rule, spelled.replace(" to ", " "))
@@ -112,7 +159,7 @@ def is_finite(limits: Mapping[str, Any]) -> bool:
     return limits.get("min_value") == -LARGEST and limits.get("max_value") == LARGEST
 
 
-def _limits(limits: Mapping[str, Any]) -> str:
+def limits_text(limits: Mapping[str, Any]) -> str:
     """The limits in words: `0.2 to 1`, `at least 3`, `at most 30`, `finite`; others by their names."""
     said = [f"{key} {_short(value)}" for key, value in limits.items() if key not in _LIMITS]
     values = limits.get("value_set", [limits["value"]] if "value" in limits else [])

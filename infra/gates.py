@@ -10,9 +10,11 @@ Who stands below a gate calls `require`, because DVC only sees that the report e
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
+import operator
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +27,7 @@ from infra.storage import atomic_text, digest
 if TYPE_CHECKING:
     import pandas as pd
 
-GATES_VERSION = 1
+GATES_VERSION = 2
 
 _EXAMPLES = 20
 _SEVERITIES = ("critical", "warning")
@@ -43,17 +45,32 @@ class GateBroken(Exception):
 
 @dataclass(frozen=True)
 class Rule:
-    """One great-expectations expectation, by the name of its class, with its arguments."""
+    """One great-expectations expectation, by the name of its class, with its arguments.
+
+    `about` says in words what holds where it holds, `param` which key of params.yaml sets its limits.
+    """
 
     name: str
     limits: Mapping[str, Any]
     severity: str = "critical"
+    about: str = ""
+    param: str = ""
 
     @property
     def columns(self) -> list[str]:
         """The columns that the rule reads."""
         named = [self.limits[key] for key in _COLUMN_KEYS if key in self.limits]
         return [column for entry in named for column in ([entry] if isinstance(entry, str) else entry)]
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """Two distributions in one picture: the share of each that falls into equal bins from `low` to `high`."""
+
+    title: str
+    low: float
+    high: float
+    shares: Mapping[str, Sequence[float]]  # by the name of the distribution, the reference first
 
 
 @dataclass(frozen=True)
@@ -64,6 +81,7 @@ class Section:
     rules: Sequence[Rule]
     key_column: str
     nullable: Sequence[str] = ()
+    pictures: Sequence[Overlay] = ()
 
 
 @dataclass(frozen=True)
@@ -88,32 +106,36 @@ class Verdict:
         ]
 
 
-def expect(name: str, severity: str = "critical", **limits: Any) -> Rule:
+def expect(name: str, severity: str = "critical", *, about: str = "", param: str = "", **limits: Any) -> Rule:
     """A rule by the name of its great-expectations class, such as "ExpectColumnValuesToBeBetween".
 
     A `critical` rule that fails makes the verdict red, a `warning` is only shown. ValueError for another severity.
     """
     if severity not in _SEVERITIES:
         raise ValueError(f"{name}: severity {severity!r} is not one of {', '.join(_SEVERITIES)}")
-    return Rule(name, limits, severity)
+    return Rule(name, limits, severity, about, param)
 
 
 def evaluate(
     boundary: str,
-    sections: Mapping[str, Section],
+    sections: Mapping[str, Section] | Iterable[tuple[str, Section]],
     tables: Mapping[str, str],
     context: Mapping[str, Any] | None = None,
 ) -> Verdict:
     """Check every section and give the verdict; never raises for what the data hold.
 
-    `tables` maps the project-relative path of each table (file or folder) to its `infra.storage.digest`: a reader
-    compares them. `context` is kept in the verdict and its params digest (plain JSON: the settings that were in force).
+    Sections may come one after another, so that the frame of only one is in memory. `tables` maps the
+    project-relative path of each table (file or folder) to its `infra.storage.digest`: a reader compares them.
+    `context` is kept in the verdict and its params digest (plain JSON: the settings that were in force).
     """
     results: dict[str, dict[str, Any]] = {}
-    problems = [] if sections else ["no section was declared"]
-    for name, section in sections.items():
+    declared: dict[str, Sequence[Rule]] = {}
+    problems: list[str] = []
+    for name, section in sections.items() if isinstance(sections, Mapping) else sections:
         results[name], found = _check_section(name, section)
+        declared[name] = section.rules
         problems += [f"{name}: {problem}" for problem in found]
+    problems += [] if declared else ["no section was declared"]
     red = any(not rule["ok"] and rule["severity"] == "critical" for s in results.values() for rule in s["rules"])
     return Verdict(
         boundary=boundary,
@@ -121,7 +143,7 @@ def evaluate(
         tables=dict(sorted(tables.items())),
         sections=results,
         context=_plain(context or {}),
-        params=_params_digest(sections, context or {}),
+        params=_params_digest(declared, context or {}),
         problems=problems,
     )
 
@@ -191,7 +213,8 @@ def _check_section(name: str, section: Section) -> tuple[dict[str, Any], list[st
         return {"rows": len(section.frame), "rules": []}, [f"the check did not run: {_first_line(error)}"]
     if section.frame.empty:
         problems.insert(0, "the table is empty, so no rule was put to the test")
-    return {"rows": len(section.frame), "rules": found}, problems
+    pictures = {"pictures": [_plain(vars(picture)) for picture in section.pictures]} if section.pictures else {}
+    return {"rows": len(section.frame), "rules": found, **pictures}, problems
 
 
 def _taken_for_granted(section: Section) -> list[Rule]:
@@ -279,7 +302,7 @@ def _checkpoint(name: str, section: Section, rules: Sequence[Rule]) -> Iterator[
     checkpoint = gx.Checkpoint(
         name=name,
         validation_definitions=[context.validation_definitions.add(definition)],
-        result_format={"result_format": "COMPLETE", "unexpected_index_column_names": [section.key_column]},
+        result_format="BASIC",  # a list of all failing rows would cost minutes and gigabytes where all of them fail
     )
     run = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": section.frame})
     for validation in run.run_results.values():
@@ -293,6 +316,8 @@ def _result(rule: Rule, result: Any, section: Section) -> tuple[dict[str, Any], 
         "column": ", ".join(rule.columns) or None,
         "limits": {key: _plain(value) for key, value in rule.limits.items() if key not in _COLUMN_KEYS},
         "severity": rule.severity,
+        "about": rule.about,
+        "param": rule.param,
         "ok": False,
         "observed": None,
         "unexpected_count": None,
@@ -310,7 +335,7 @@ def _result(rule: Rule, result: Any, section: Section) -> tuple[dict[str, Any], 
     entry["ok"] = result.success
     entry["observed"] = _plain(found["observed_value"] if "observed_value" in found else _seen(rule, section.frame))
     entry["unexpected_count"] = _plain(found.get("unexpected_count"))
-    entry["examples"] = _examples(found, section.key_column)
+    entry["examples"] = _examples(rule, found, section)
     return entry, None
 
 
@@ -344,9 +369,31 @@ def _exception(info: Any) -> str | None:
     return messages[0] if messages else "unknown error"
 
 
-def _examples(found: Mapping[str, Any], key: str) -> list[Any]:
-    rows = found.get("unexpected_index_list") or []
-    return [_plain(row[key]) for row in rows[:_EXAMPLES] if isinstance(row, dict) and key in row]
+def _examples(rule: Rule, found: Mapping[str, Any], section: Section) -> list[Any]:
+    """Keys of the first rows that fail: those whose values are among the failing ones that were told."""
+    columns, frame = rule.columns, section.frame
+    if not found.get("unexpected_count") or section.key_column not in frame:
+        return []
+    told = {_values(entry, columns) for entry in found.get("partial_unexpected_list") or []}
+    failing = [False] * len(frame)
+    for values in sorted(told, key=str):
+        failing |= _all_equal(frame, columns, values)
+    return [_plain(key) for key in frame[section.key_column][failing].head(_EXAMPLES)]
+
+
+def _values(entry: Any, columns: Sequence[str]) -> tuple[Any, ...]:
+    """A failing entry as great-expectations tells it (a value, a pair, a mapping), one value a column, null as None."""
+    if isinstance(entry, Mapping):
+        entry = tuple(entry[column] for column in columns)
+    values = entry if len(columns) > 1 else (entry,)
+    return tuple(None if value is None or value != value else value for value in values)
+
+
+def _all_equal(frame: pd.DataFrame, columns: Sequence[str], values: Sequence[Any]) -> Any:
+    equal = [
+        frame[c].isna() if v is None else (frame[c] == v).fillna(False) for c, v in zip(columns, values, strict=True)
+    ]
+    return functools.reduce(operator.and_, equal).to_numpy(bool)
 
 
 def _first_line(message: Any) -> str:
@@ -360,12 +407,18 @@ def _label(rule: Rule) -> str:
 
 
 def _phrase(section: str, rule: Mapping[str, Any]) -> str:
-    limits = ", ".join(f"{key} {value}" for key, value in rule["limits"].items())
-    limits = "finite" if is_finite(rule["limits"]) else limits
+    limits = "finite" if is_finite(rule["limits"]) else _listed(rule["limits"])
     count, observed = rule["unexpected_count"], rule["observed"]
     seen = f"{count} rows" if count and isinstance(observed, Mapping) else f"observed {observed_text(observed)}"
     examples = f", first {', '.join(map(str, rule['examples'][:3]))}" if rule["examples"] else ""
-    return f"{section}: {rule['rule']}({rule['column'] or ''}) {limits}: {seen}{examples}".replace(" :", ":")
+    set_by = f" [{rule['param']}]" if rule.get("param") else ""
+    wanted = f"; wanted: {rule['about']}" if rule.get("about") else ""
+    name = f"{rule['rule']}({rule['column'] or ''})"
+    return f"{section}: {name} {limits}{set_by}: {seen}{examples}{wanted}".replace(" :", ":")
+
+
+def _listed(limits: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in limits.items())
 
 
 def _some(phrases: Sequence[str]) -> str:
@@ -385,12 +438,11 @@ def _document(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _params_digest(sections: Mapping[str, Section], context: Mapping[str, Any]) -> str:
-    declared = {
-        name: [[rule.name, _plain(rule.limits), rule.severity] for rule in section.rules]
-        for name, section in sections.items()
+def _params_digest(declared: Mapping[str, Sequence[Rule]], context: Mapping[str, Any]) -> str:
+    rules = {
+        name: [[r.name, _plain(r.limits), r.severity] for r in of_section] for name, of_section in declared.items()
     }
-    text = json.dumps([GATES_VERSION, declared, _plain(context)], sort_keys=True)
+    text = json.dumps([GATES_VERSION, rules, _plain(context)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
