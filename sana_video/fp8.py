@@ -127,8 +127,7 @@ def gated_add_for(
     """x + gate · branch, and the same as the product `layer` takes it."""
     if isinstance(layer, Fp8Linear):
         return fp8.gated_add(x, branch, gate)
-    summed = modulate.gated_add(x, branch, gate)
-    return summed, summed
+    return modulate.gated_add_both(x, branch, gate)
 
 
 def gated_add_modulate_for(

@@ -41,7 +41,7 @@ def quantize(x: Tensor) -> Quantized:
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Quantized:
     """`ops.modulate.naive.modulate`, quantised from float32."""
-    return quantize(stream.modulate(x.float(), shift, scale, eps))
+    return quantize(stream.modulate(x.float(), shift.float(), scale.float(), eps))
 
 
 def gated_add(x: Tensor, branch: Tensor, gate: Tensor | None) -> tuple[Tensor, Quantized]:

@@ -6,13 +6,13 @@ from torch import Tensor
 from sana_video.ops import select
 from sana_video.ops.modulate import naive
 
-__all__ = ["gated_add", "gated_add_modulate", "modulate", "rms_norm"]
+__all__ = ["gated_add", "gated_add_both", "gated_add_modulate", "modulate", "rms_norm"]
 
 FLOATS = (torch.bfloat16, torch.float32)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """LN(x) · (1 + scale) + shift, for x (B, T, S, D), shift and scale (B, T or 1, 1, D)."""
+    """LN(x) · (1 + scale) + shift in the dtype of shift, for x (B, T, S, D), shift and scale (B, T or 1, 1, D)."""
     if _kernels_take(x):
         from sana_video.ops.modulate import triton
 
@@ -29,6 +29,19 @@ def gated_add(x: Tensor, branch: Tensor, gate: Tensor | None = None, skip: Tenso
         out: Tensor = triton.gated_add(x, branch, gate, skip)
         return out
     return naive.gated_add(x, branch, gate, skip)
+
+
+def gated_add_both(x: Tensor, branch: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor]:
+    """x + gate · branch in the dtype of x, and in that of the branch; where they are one, so are the results."""
+    if x.dtype == branch.dtype:
+        summed = gated_add(x, branch, gate)
+        return summed, summed
+    if _kernels_take(x, branch):
+        from sana_video.ops.modulate import triton
+
+        both: tuple[Tensor, Tensor] = triton.gated_add_both(x, branch, gate)
+        return both
+    return naive.gated_add_both(x, branch, gate)
 
 
 def gated_add_modulate(

@@ -168,6 +168,7 @@ def _forward_kernel(
     BRANCH: tl.constexpr,
     SKIP: tl.constexpr,
     GATE: tl.constexpr,
+    COPY: tl.constexpr,
     NORM: tl.constexpr,
 ):
     group = tl.program_id(1).to(tl.int64)
@@ -185,6 +186,8 @@ def _forward_kernel(
             branch = times(branch, load_rows(gate_ptr, of_group + group * gate_stride, row_ok, D, CHUNK))
         rows = rounded(plus(rows, branch), stream_ptr.dtype.element_ty)
         store_rows(stream_ptr, at, row_ok, rows, D, CHUNK)
+        if COPY:
+            store_rows(y_ptr, at, row_ok, rows, D, CHUNK)
     if NORM:
         scale = load_rows(scale_ptr, of_group + group * scale_stride, row_ok, D, CHUNK)
         shift = load_rows(shift_ptr, of_group + group * shift_stride, row_ok, D, CHUNK)
@@ -288,8 +291,10 @@ def forward(
     scale: Tensor | None,
     eps: float,
     cut: Rows | None = None,
+    *,
+    copy: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The stream after `branch`, and its modulation; for what is absent, x and an uninitialised tensor stand in."""
+    """The stream after `branch`, and its modulation, or a `copy` in the dtype of branch; x stands in for the absent."""
     cut = cut or (FORWARD if branch is not None else FORWARD_ALONE)
     anything = scale if scale is not None else gate
     if anything is None:
@@ -297,7 +302,8 @@ def forward(
     groups, tokens, _ = groups_of(x, anything)
     flat_gate, flat_shift, flat_scale = (None if m is None else groups_of(x, m)[2] for m in (gate, shift, scale))
     stream = x if branch is None else torch.empty_like(x)
-    y = x if scale is None else torch.empty_like(x)
+    asked = branch if copy else shift
+    y = x if asked is None else torch.empty_like(x, dtype=asked.dtype)
     _forward_kernel[(triton.cdiv(tokens, cut.rows), groups)](
         x,
         branch,
@@ -318,6 +324,7 @@ def forward(
         BRANCH=branch is not None,
         SKIP=skip is not None,
         GATE=gate is not None,
+        COPY=copy,
         NORM=scale is not None,
         num_warps=cut.warps,
         maxnreg=cut.registers,
@@ -394,6 +401,13 @@ def gated_add(x: Tensor, branch: Tensor, gate: Tensor | None, skip: Tensor | Non
     return forward(x, branch, skip, gate, None, None, 0.0)[0]
 
 
+@torch.library.custom_op("sana_video::gated_add_both", mutates_args=())
+def gated_add_both(x: Tensor, branch: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`naive.gated_add_both` by kernels, for x of another dtype than branch."""
+    x, branch = _rows_in_order(x, branch)
+    return forward(x, branch, None, gate, None, None, 0.0, copy=True)
+
+
 @torch.library.custom_op("sana_video::gated_add_modulate", mutates_args=())
 def gated_add_modulate(
     x: Tensor,
@@ -427,7 +441,7 @@ def modulate_backward(
 
 @modulate.register_fake
 def _(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    return x.new_empty(x.shape)
+    return shift.new_empty(x.shape)
 
 
 @gated_add.register_fake
@@ -445,7 +459,12 @@ def _(
     eps: float,
     skip: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), x.new_empty(x.shape)
+    return x.new_empty(x.shape), shift.new_empty(x.shape)
+
+
+@gated_add_both.register_fake
+def _(x: Tensor, branch: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), branch.new_empty(x.shape)
 
 
 @modulate_backward.register_fake
@@ -496,6 +515,14 @@ def _differentiate_gated_add(ctx: Any, d_stream: Tensor) -> tuple[Tensor | None,
     return d_stream, d_branch, _like(sums[:, 2], gate), d_branch if ctx.has_skip else None
 
 
+def _keep_pair(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    _keep_gated_add(ctx, (*inputs, None), output[0])
+
+
+def _differentiate_pair(ctx: Any, d_stream: Tensor, d_copy: Tensor) -> tuple[Tensor | None, ...]:
+    return _differentiate_gated_add(ctx, d_stream + d_copy)[:3]
+
+
 def _keep_both(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     _, branch, gate, _, scale, ctx.eps, skip = inputs
     ctx.has_skip = skip is not None
@@ -513,4 +540,5 @@ def _differentiate_both(ctx: Any, d_stream: Tensor, dy: Tensor) -> tuple[Tensor 
 
 modulate.register_autograd(_differentiate_modulate, setup_context=_keep_modulate)
 gated_add.register_autograd(_differentiate_gated_add, setup_context=_keep_gated_add)
+gated_add_both.register_autograd(_differentiate_pair, setup_context=_keep_pair)
 gated_add_modulate.register_autograd(_differentiate_both, setup_context=_keep_both)

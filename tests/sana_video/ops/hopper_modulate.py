@@ -13,21 +13,27 @@ TYPES = {
     "eps": "fp32",
 }
 STRIDES = ("gate_stride", "shift_stride", "scale_stride")
-both = {"BRANCH": True, "STREAM": True, "SKIP": True, "GATE": True, "NORM": True}
-alone = {"BRANCH": False, "STREAM": False, "SKIP": False, "GATE": False, "NORM": True}
+WIDE = {"x_ptr": "*fp32", "stream_ptr": "*fp32"}  # a stream in float32
+both = {"COPY": False, "BRANCH": True, "STREAM": True, "SKIP": True, "GATE": True, "NORM": True}
+alone = {"COPY": False, "BRANCH": False, "STREAM": False, "SKIP": False, "GATE": False, "NORM": True}
 
-for kernel, cut, flags in (
-    (triton._forward_kernel, triton.FORWARD, both),
-    (triton._forward_kernel, triton.FORWARD_ALONE, alone),
-    (triton._backward_kernel, triton.BACKWARD, both),
-    (triton._backward_kernel, triton.BACKWARD_ALONE, alone),
-    (rms._forward_kernel, triton.FORWARD, {}),
-    (rms._backward_kernel, triton.BACKWARD, {}),
+copied = {**both, "COPY": True, "SKIP": False, "NORM": False}
+
+for kernel, cut, flags, types in (
+    (triton._forward_kernel, triton.FORWARD, both, TYPES),
+    (triton._forward_kernel, triton.FORWARD, both, TYPES | WIDE),
+    (triton._forward_kernel, triton.FORWARD, copied, TYPES | WIDE),
+    (triton._forward_kernel, triton.FORWARD_ALONE, alone, TYPES),
+    (triton._forward_kernel, triton.FORWARD_ALONE, alone, TYPES | WIDE),
+    (triton._backward_kernel, triton.BACKWARD, both, TYPES),
+    (triton._backward_kernel, triton.BACKWARD_ALONE, alone, TYPES),
+    (rms._forward_kernel, triton.FORWARD, {}, TYPES),
+    (rms._backward_kernel, triton.BACKWARD, {}, TYPES),
 ):
     constants = {"D": D, "CHUNK": cut.chunk, "ROWS": cut.rows, "TILES": cut.tiles, **flags}
     used = compile_for_hopper(
         kernel,
-        TYPES,
+        types,
         {name: value for name, value in constants.items() if name in kernel.arg_names},
         divisible=STRIDES,
         warps=cut.warps,

@@ -54,7 +54,22 @@ def test_outputs_and_gradients(D: int, frames: int, dtype: torch.dtype) -> None:
     agree(triton.gated_add, naive.gated_add, (x, branch, None, None), bound)
     agree(triton.gated_add_modulate, naive.gated_add_modulate, (x, branch, gate, shift, scale, EPS, skip), bound)
     agree(triton.gated_add_modulate, naive.gated_add_modulate, (x, branch, None, shift, scale, EPS, None), bound)
+    agree(triton.gated_add_both, naive.gated_add_both, (x, branch, gate), bound)
+    agree(triton.gated_add_both, naive.gated_add_both, (x, branch, None), bound)
     agree(rms.rms_norm, naive.rms_norm, (x, shift[0, 0, 0], EPS), bound)
+
+
+def test_a_float32_stream_through_a_bf16_network() -> None:
+    x, branch = torch.randn(2, 3, 2, 48), torch.randn(2, 3, 2, 48).bfloat16()
+    shift, scale, gate = torch.randn(3, 2, 1, 1, 48).bfloat16()
+    agree(triton.modulate, naive.modulate, (x, shift, scale, EPS), 1e-2)
+    agree(triton.gated_add_both, naive.gated_add_both, (x, branch, gate), 1e-2)
+    agree(triton.gated_add_modulate, naive.gated_add_modulate, (x, branch, gate, shift, scale, EPS, None), 1e-2)
+    stream, rows = triton.gated_add_modulate(x, branch, gate, shift, scale, EPS, None)
+    copied, rounded = triton.gated_add_both(x, branch, gate)
+    assert (stream.dtype, rows.dtype, rounded.dtype) == (torch.float32, torch.bfloat16, torch.bfloat16)
+    assert error(stream, naive.gated_add(x.double(), branch.double(), gate.double())) < 1e-6
+    assert torch.equal(stream, copied)
 
 
 def test_a_mean_far_from_zero_costs_no_digits() -> None:
@@ -80,5 +95,6 @@ def test_registered_operations() -> None:
     x, branch, shift, scale, gate = (torch.randn(1, 2, 1, 32).requires_grad_() for _ in range(5))
     torch.library.opcheck(triton.modulate, (x, shift, scale, EPS))
     torch.library.opcheck(triton.gated_add, (x, branch, gate, None))
+    torch.library.opcheck(triton.gated_add_both, (x, branch.bfloat16().detach().requires_grad_(), gate))
     torch.library.opcheck(triton.gated_add_modulate, (x, branch, gate, shift, scale, EPS, None))
     torch.library.opcheck(rms.rms_norm, (x, shift[0, 0, 0], EPS))
