@@ -62,17 +62,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50, help="of the video from text")
     parser.add_argument("--frames", type=int, default=81, help="of the videos from text and from an image")
     parser.add_argument("--long", type=int, default=60, help="seconds of the long video; 0 for none")
-    parser.add_argument("--autoencoder-dtype", choices=["bf16", "fp32"], default="fp32")
+    parser.add_argument("--decoder", choices=["fast", "exact"], default="fast", help="as `sana-video sample` has it")
     parser.add_argument("--fp8", action="store_true", help="the network's large products in fp8")
     given = parser.parse_args()
     device, sizes = wanted_device(given.device), SIZES[given.preset]
-    precision = torch.bfloat16 if given.autoencoder_dtype == "bf16" else torch.float32
     start = time.perf_counter()
-    pipeline = random_pipeline(given.preset, device, precision)
+    pipeline = random_pipeline(given.preset, device, fast=given.decoder == "fast")
     figures: dict[str, Any] = {
         "about": about(device),
         "preset": given.preset,
-        "autoencoder_dtype": given.autoencoder_dtype,
+        "decoder": given.decoder,
         "fp8": given.fp8,
         "weights": "random",
         "build_seconds": round(time.perf_counter() - start, 1),
@@ -100,16 +99,17 @@ def main() -> None:
     show(figures)
 
 
-def random_pipeline(preset: str, device: torch.device, autoencoder_dtype: torch.dtype) -> SanaVideoPipeline:
+def random_pipeline(preset: str, device: torch.device, *, fast: bool) -> SanaVideoPipeline:
     """The network in bf16 on a GPU. Gemma is read from a folder by the code that reads the published one."""
     sizes, config = SIZES[preset], SanaVideoConfig.preset(preset)
     with tempfile.TemporaryDirectory() as folder:
         write_gemma(sizes, Path(folder), device)
         text = TextParams(encoder="gemma-2-2b-it", tokens=config.text_tokens, folder=folder)
         encoder = load_text_encoder(text, Path(folder), device=device)
+    autoencoder = wan(sizes, device, torch.bfloat16 if fast else torch.float32)
     return SanaVideoPipeline(
         model=network(SanaVideo, config, device, torch.bfloat16 if device.type == "cuda" else torch.float32),
-        autoencoder=wan(sizes, device, autoencoder_dtype),
+        autoencoder=autoencoder.for_speed() if fast else autoencoder,
         text_encoder=encoder,
         defaults=defaults(sizes),
     )

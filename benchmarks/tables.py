@@ -1,4 +1,4 @@
-"""Choosing among ten million clips: `data curate` and `data whatif` as a user runs them, time and peak memory of each.
+"""Choosing among ten million clips, and judging them: commands as a user runs them, time and peak memory of each.
 
     python benchmarks/tables.py
     python benchmarks/tables.py --rows 1000000
@@ -28,6 +28,7 @@ from data_pipeline import tables
 ROOT = Path(__file__).resolve().parents[1]
 PER_VIDEO, SOURCES, PART = 500, 4, 1_000_000
 MEASURES = {"flow_motion": 12.0, "vmaf_motion": 12.0, "saturation": 90.0, "overall": 0.5}
+BARS = ["--set", "data.gate.min_videos=1", "--set", "data.gate.max_nulls=1.0"]  # optional measures are not made here
 CHANGE = ["--set", "data.curate.ranges.default.saturation=[0,150]"]
 
 
@@ -40,9 +41,10 @@ def main() -> None:
         for name in ("params.yaml", "dvc.yaml", "versions.yaml"):
             shutil.copy(ROOT / name, root / name)
         make(root, rows)
-        for words in (["curate"], ["whatif", *CHANGE]):
+        for words in (["quarantine"], ["curate"], ["whatif", *CHANGE], ["gate", "data", *BARS]):
             seconds, peak = timed([sys.executable, "-m", "flows.cli", "--root", str(root), "data", *words])
-            print(f"{rows:,} rows, data {words[0]}: {seconds:.1f} s, peak {peak / 2**20:.2f} GiB", flush=True)
+            name = " ".join(word for word in words if word.isalpha())
+            print(f"{rows:,} rows, data {name}: {seconds:.1f} s, peak {peak / 2**20:.2f} GiB", flush=True)
 
 
 def timed(command: list[str]) -> tuple[float, int]:
@@ -61,15 +63,29 @@ def make(root: Path, rows: int) -> None:
     ids = named("v", np.arange(videos))
     source = pa.array([f"source{n}" for n in range(SOURCES)])
     sizes = {"width": fixed(1280, videos), "height": fixed(720, videos), "rotation": fixed(0, videos)}
-    own = {"video_id": ids, "uri": ids, "source": source.take(pa.array(np.arange(videos) % SOURCES)), **sizes}
+    films = {"bytes": pa.array(np.full(videos, 9)), "fps": reals(24.0, videos), "duration": reals(1200.0, videos)}
+    told = {"batch": words("film", videos), "licence": words("CC0", videos)}
+    own = {
+        "video_id": ids,
+        "uri": ids,
+        "source": source.take(pa.array(np.arange(videos) % SOURCES)),
+        **sizes,
+        **films,
+        **told,
+    }
     write(root, "videos", [own])
     parts = [np.arange(begin, min(begin + PART, rows)) for begin in range(0, rows, PART)]
     write(root, "clips", (clips(part, source) for part in parts))
     write(root, "scores", (scores(part) for part in parts))
     text = pa.array(["a long sentence of some words about what is to be seen " * 8])
-    write(root, "captions", ({"clip_id": named("c", p), "text": text.take(fixed(0, len(p)))} for p in parts))
+    write(
+        root,
+        "captions",
+        ({"clip_id": named("c", p), "text": text.take(fixed(0, len(p))), **captioned(len(p))} for p in parts),
+    )
     twin = np.arange(1, rows, 50)
     found = {"clip_id": named("c", twin), "twin_of": named("c", twin - 1), "rank": fixed(1, len(twin))}
+    found |= {"kind": words("hash", len(twin)), "distance": reals(2.0, len(twin))}
     write(root, "twins", [found], "data/twins.parquet")
 
 
@@ -81,9 +97,13 @@ def clips(numbers: Any, source: pa.Array) -> dict[str, pa.Array]:
         "source": source.take(pa.array(video % SOURCES)),
         "shot": pa.array(at // 4, pa.int32()),
         "start": pa.array(at * 2.1),
-        "end": pa.array(at * 2.1 + 2.0),
+        "end": pa.array(at * 2.1 + 33 / 16),
+        "start_pts": pa.array(at * 2100),
+        "end_pts": pa.array(at * 2100 + 2063),
+        "time_base": words("1/1000", len(numbers)),
         "frames": fixed(33, len(numbers)),
-        "fps": pa.array(np.full(len(numbers), 16.0)),
+        "fps": reals(16.0, len(numbers)),
+        "detector": words("content", len(numbers)),
     }
 
 
@@ -93,8 +113,20 @@ def scores(numbers: Any) -> dict[str, pa.Array]:
     return {
         "clip_id": named("c", numbers),
         **measures,
+        **{name: reals(0.5, len(numbers)) for name in ("aesthetic", "technical", "brightness")},
+        **{name: fixed(96, len(numbers)) for name in ("height", "width")},
+        "overall": pa.array(np.minimum(measures["overall"].to_numpy(), 1.0)),
+        "phash": pa.FixedSizeListArray.from_arrays(pa.array(np.arange(2 * len(numbers), dtype=np.uint64)), 2).cast(
+            tables.SCORES.field("phash").type
+        ),
+        "flow_estimator": words("opencv-dis (stand-in for UniMatch)", len(numbers)),
+        "aesthetic_scorer": words("classical (stand-in for DOVER)", len(numbers)),
         "cuts_inside": pa.array((rng.random(len(numbers)) < 0.02).astype(np.int32)),
     }
+
+
+def captioned(count: int) -> dict[str, pa.Array]:
+    return {"captioner": words("template (stand-in for Qwen2.5-VL)", count), "prompt_version": fixed(1, count)}
 
 
 def named(kind: str, numbers: Any) -> pa.Array:
@@ -104,6 +136,14 @@ def named(kind: str, numbers: Any) -> pa.Array:
 
 def fixed(value: int, count: int) -> pa.Array:
     return pa.array(np.full(count, value, np.int32))
+
+
+def reals(value: float, count: int) -> pa.Array:
+    return pa.array(np.full(count, value))
+
+
+def words(text: str, count: int) -> pa.Array:
+    return pa.array([text]).take(fixed(0, count))
 
 
 def write(root: Path, table: str, parts: Any, path: str | None = None) -> None:

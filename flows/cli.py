@@ -151,6 +151,10 @@ def sample(
         Literal["fp8", "bf16", "fp32"] | None,
         typer.Option("--precision", help="Else bf16 on a GPU, fp32 on the CPU; fp8 is faster still on a Hopper GPU."),
     ] = None,
+    decoder: Annotated[
+        Literal["fast", "exact"] | None,
+        typer.Option("--decoder", help="bf16, several frames at once; or as published. Else fast on a GPU."),
+    ] = None,
     step_cache: Annotated[
         float | None,
         typer.Option("--step-cache", metavar="THRESHOLD", help="Skip steps that change little; lossy. Try 0.05."),
@@ -165,7 +169,7 @@ def sample(
         model=model, prompt=prompt, prompts=prompts, image=image, motion_score=motion_score, seconds=seconds,
         frames=frames, size=size, aspect=aspect, steps=steps, guidance=guidance, guidance_rule=guidance_rule,
         negative_prompt=negative_prompt, videos_per_prompt=videos_per_prompt, batch=batch, seed=seed,
-        device=device, precision=precision, step_cache=step_cache,
+        device=device, precision=precision, decoder=decoder, step_cache=step_cache,
     )  # fmt: skip
     show_one(make(request, out, _app(context).root, Progress("sample")), _app(context).as_json)
 

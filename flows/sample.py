@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sana_video.pipeline import Options, SanaVideoPipeline
 
 Precision = Literal["fp8", "bf16", "fp32"]
+Decoder = Literal["fast", "exact"]
 DEFAULT_NEGATIVE = "default"  # as --negative-prompt: the published one
 
 
@@ -51,6 +52,7 @@ class Request:
     seed: int = 0
     device: str | None = None
     precision: Precision | None = None
+    decoder: Decoder | None = None
     step_cache: float | None = None
 
 
@@ -183,8 +185,14 @@ def _load(request: Request, folder: Path) -> SanaVideoPipeline:
         device=device,
         dtype=named[request.precision],
         autoencoder_dtype=torch.float32 if request.precision == "fp32" else None,
+        fast_decoder=_decoder(request, device.type) == "fast",
         in_fp8=request.precision == "fp8",
     )
+
+
+def _decoder(request: Request, kind: str) -> Decoder:
+    """As asked for; else fast on a GPU, unless everything is to be fp32."""
+    return request.decoder or ("fast" if kind == "cuda" and request.precision != "fp32" else "exact")
 
 
 def _device(name: str | None) -> torch.device:
@@ -243,6 +251,7 @@ def _about(
         "fps": defaults.fps,
         "text_encoder": pipeline.text_encoder.name,
         "precision": "fp8" if quantized(pipeline.model) else str(weight.dtype).removeprefix("torch."),
+        "decoder": _decoder(request, weight.device.type),
         "device": weight.device.type,
         "batch": request.batch,
         "attribution": _attributions(folder),

@@ -5,6 +5,7 @@ chunk-causal one chunk by chunk, in few fresh-noise steps if it was distilled to
 state is float32 whatever the network computes in.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 from sana_video.guidance import GuidanceRule, guided
-from sana_video.model import SanaVideo
+from sana_video.model import Reading, SanaVideo
+from sana_video.recorded import Recorded, Run
 from sana_video.sampling import (
     OnStep,
     Velocity,
@@ -29,6 +31,9 @@ from sana_video.sampling import (
 )
 from sana_video.step_cache import OnSkip, StepCache
 from sana_video.streaming import Condition, Sampler, generate_chunks, network_time
+
+LEAST_STEPS = 4  # fewer are over before a recording has paid for itself
+TOKENS_WORTH_RECORDING = 16_384  # of more, a forward takes longer on an H100 than to launch it from Python
 
 
 def unheard(step: int) -> None:
@@ -97,9 +102,10 @@ def clean_latents(model: SanaVideo, request: Request) -> Iterator[Tensor]:
 @torch.no_grad()
 def _whole(model: SanaVideo, request: Request) -> Iterator[Tensor]:
     noise = gaussian(request.shape, request.generators).to(request.prompt.text.device)
-    velocity = _velocity(model, request.prompt)
+    velocity = network_velocity(model, request.prompt, request.steps)
     if request.null is not None:
-        velocity = guided(velocity, _velocity(model, request.null), request.guidance, request.guidance_rule)
+        away = network_velocity(model, request.null, request.steps)
+        velocity = guided(velocity, away, request.guidance, request.guidance_rule)
     if request.step_cache:
         velocity = StepCache(velocity, request.steps, request.step_cache, request.on_skip)
     if request.image is None:
@@ -144,10 +150,18 @@ def _chunk_sampler(request: Request, chunks: int) -> Sampler:
     return partial(renoise, sigmas=step_sigmas(request.step_list), fresh_noise=fresh, on_step=count)
 
 
-def _velocity(model: SanaVideo, condition: Condition) -> Velocity:
-    reading = condition.read_by(model)
+def network_velocity(model: SanaVideo, condition: Condition, steps: int) -> Velocity:
+    """The network told `condition`, for a sampler that asks it `steps` times; recorded where that pays."""
+    run: Run = partial(_forward, model, condition.read_by(model))
+    if steps >= LEAST_STEPS and next(model.parameters()).is_cuda:
+        run = Recorded(run, most=TOKENS_WORTH_RECORDING * math.prod(model.config.patch_size))
 
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-        return model(x, network_time(sigma, x), reading).to(x.dtype)  # type: ignore[no-any-return]
+        return run(x, network_time(sigma, x))
 
     return velocity
+
+
+def _forward(model: SanaVideo, reading: Reading, x: Tensor, timestep: Tensor) -> Tensor:
+    out: Tensor = model(x, timestep, reading)
+    return out.to(x.dtype)

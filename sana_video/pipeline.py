@@ -58,7 +58,7 @@ class SanaVideoPipeline:
     """A network with the autoencoder and the text encoder it was trained on, and how to sample it by default.
 
     `null`: what the network is told instead of a prompt, where guidance has no negative prompt to lead away from; None
-    means the encoding of the empty string.
+    means the encoding of the empty string. The network's stream is summed in float32 from here on, see `SanaVideo`.
     """
 
     model: SanaVideo
@@ -77,6 +77,7 @@ class SanaVideoPipeline:
             )
         if self.defaults.step_list is not None and self.model.config.chunk_frames is None:
             raise ValueError("a step_list is for a chunk-causal model; this one has no chunk_frames")
+        self.model.stream_dtype = torch.float32
 
     @classmethod
     def from_pretrained(
@@ -87,13 +88,15 @@ class SanaVideoPipeline:
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
         autoencoder_dtype: torch.dtype | None = None,
+        fast_decoder: bool = False,
         in_fp8: bool = False,
     ) -> Self:
         """Everything from one folder: model.safetensors, config.json, autoencoder/, text.json, sampling.json.
 
         `null_embedding.safetensors` is used where it is there; `text_folder` holds the weights of a text encoder that
         does not bring its own, else the `folder` of text.json does, relative to the pipeline's; `dtype` is the
-        network's; the text encoder keeps the one that training used. `in_fp8` runs the network's large products in fp8
+        network's; the text encoder keeps the one that training used. `fast_decoder` loads the
+        autoencoder `for_speed`. `in_fp8` runs the network's large products in fp8
         on a Hopper GPU, the rest in bf16: see `sana_video.fp8`. Raises FileNotFoundError for what is missing
         (`MissingWeights` for published weights), ValueError for what is damaged or does not fit together, and for fp8
         where it cannot be had.
@@ -108,7 +111,9 @@ class SanaVideoPipeline:
         model = SanaVideo.from_pretrained(folder, device=device, dtype=dtype)
         return cls(
             model=fp8.quantize(model) if in_fp8 else model,
-            autoencoder=load_autoencoder(folder / "autoencoder", device=device, dtype=autoencoder_dtype),
+            autoencoder=load_autoencoder(
+                folder / "autoencoder", device=device, dtype=autoencoder_dtype, for_speed=fast_decoder
+            ),
             text_encoder=load_text_encoder(text, text_folder, device=device),
             defaults=SamplingDefaults.load(folder / "sampling.json"),
             null=_load_null(folder / weights.NULL_FILE),

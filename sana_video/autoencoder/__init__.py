@@ -92,18 +92,25 @@ class Autoencoder(Protocol):
 
 
 def load_autoencoder(
-    folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    for_speed: bool = False,
 ) -> Autoencoder:
     """The autoencoder in `folder`: ours (config.json with `kind`, model.safetensors) or a VAE folder of diffusers.
 
     A folder that was fetched, which has such a one as its `vae`, is read too.
-    dtype: None for the one it is published in (Wan fp32, LTX-2 as in its file, DCAE-V fp32). Raises MissingWeights
+    dtype: None for the one it is published in (Wan fp32, LTX-2 as in its file, DCAE-V fp32), or, `for_speed`, for bf16;
+    Wan then decodes in its fastest arrangement too. Raises MissingWeights
     where a published autoencoder belongs and is not, FileNotFoundError if another file is missing, ValueError if the
     folder holds another kind of model, damaged weights or a pickle in their place.
     """
     if not (folder / "config.json").is_file() and (folder / "vae" / "config.json").is_file():
         folder = folder / "vae"
     kind = _kind(folder)
+    if dtype is None and for_speed:
+        dtype = torch.bfloat16
     if kind in {shape.kind for shape in PUBLISHED.values()}:
         _expect_weights(folder, kind)
     if kind == "dcae-v":
@@ -116,7 +123,7 @@ def load_autoencoder(
         found = Wan.from_pretrained(folder, device=device, dtype=dtype)
         if found.kind != kind:
             raise ValueError(f"{folder / 'config.json'} says {kind} and configures a {found.kind}")
-        return found
+        return found.for_speed() if for_speed else found
     from sana_video.autoencoder.ltx2 import Ltx2
 
     return Ltx2.from_pretrained(folder, device=device, dtype=dtype)

@@ -98,6 +98,7 @@ def test_a_film_of_a_prompt_says_all_that_it_was_made_with(release: Path, tmp_pa
         "height": 32,
         "width": 48,
         "precision": "float32",
+        "decoder": "exact",
     }
     assert expected.items() <= about.items()
     assert {"negative_prompt", "flow_shift", "text_encoder", "image", "device"} <= about.keys()
