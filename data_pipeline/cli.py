@@ -41,6 +41,7 @@ Show = Annotated[bool, typer.Option("--print-config", help="Print the parameters
 
 DATA_VERDICT = "reports/gates/data.json"
 SELECTION = "data/selection.parquet"
+QUARANTINE = "data/quarantine.parquet"
 JOINED = ("videos", "clips", "scores", "captions")
 
 
@@ -207,6 +208,24 @@ def dedup(context: typer.Context, overrides: Overrides = None, show: Show = Fals
 
 
 @app.command()
+def quarantine(context: typer.Context, overrides: Overrides = None, show: Show = False) -> None:
+    """List every file and clip that was refused, or set aside since it breaks a rule, with its reason."""
+    job = _open(context, overrides, show)
+
+    def work(progress: Progress) -> Counters:
+        from data_pipeline import quarantine as stage
+        from data_pipeline.dedup import sweep
+        from data_pipeline.expectations.facts import on_disk
+
+        sweep(job.root, list(job.params.batches))
+        table = stage.run(on_disk(job.root, list(job.params.batches)), job.params)
+        job.write_columns("quarantine", table, QUARANTINE)
+        return stage.counters(table)
+
+    job.run("quarantine", work)
+
+
+@app.command()
 def curate(context: typer.Context, overrides: Overrides = None, show: Show = False) -> None:
     """Choose the clips to keep, with every reason for those that are not, and the side each one trains."""
     job = _open(context, overrides, show)
@@ -342,8 +361,10 @@ def gate_data(context: typer.Context, overrides: Overrides = None, show: Show = 
 
         names = ("batches", "ingest", "split", "score", "caption", "dedup", "curate", "gate")
         context = {name: job.params.model_dump(mode="json")[name] for name in names}
-        digests = {name: storage.digest(path) for name, path in job.tables().items() if path.exists()}
-        verdict = gates.evaluate("data", data_sections(job.joined(), job.params), digests, context)
+        paths = {**job.tables(), QUARANTINE: job.root / QUARANTINE}
+        digests = {name: storage.digest(path) for name, path in paths.items() if path.exists()}
+        sections = data_sections(paths, job.root, job.params)
+        verdict = gates.evaluate("data", sections, digests, context)
         gates.write(verdict, job.root / DATA_VERDICT)
         gates.check(verdict)
         return {"rules": _rules(verdict)}

@@ -46,12 +46,13 @@ class Inputs:
     scores: pa.Table
     captions: pa.Table
     twins: pa.Table
+    quarantine: pa.Table
 
 
 def load(root: Path, batches: Sequence[str]) -> Inputs:
     """The tables of exactly the named batches, without the columns that no rule looks at."""
-    twins = tables.read("twins", root / "data" / "twins.parquet")
-    return Inputs(**{name: join(name, root, batches, columns) for name, columns in NEEDED.items()}, twins=twins)
+    alone = {name: tables.read(name, root / "data" / f"{name}.parquet") for name in ("twins", "quarantine")}
+    return Inputs(**{name: join(name, root, batches, columns) for name, columns in NEEDED.items()}, **alone)
 
 
 def join(table: str, root: Path, batches: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
@@ -61,8 +62,11 @@ def join(table: str, root: Path, batches: Sequence[str], columns: Sequence[str] 
     other's video goes on in the joined table as a reject with `DUPLICATE_OF:` and the path of the first.
     """
     joined = tables.read_batches(table, root / "data" / table, sorted(batches), columns)
-    if table != "videos":
-        return first_rows(joined, "clip_id")
+    return mark_repeated(joined) if table == "videos" else first_rows(joined, "clip_id")
+
+
+def mark_repeated(joined: pa.Table) -> pa.Table:
+    """Videos of all batches, a later one of equal content with `DUPLICATE_OF:` and the path of the first as reason."""
     good = np.flatnonzero(~filled(joined.column("reason")))
     ids, uris = (joined.column(name).take(pa.array(good)) for name in ("video_id", "uri"))
     first = uris.take(pa.array(firsts(ids)))
@@ -73,9 +77,18 @@ def join(table: str, root: Path, batches: Sequence[str], columns: Sequence[str] 
 
 
 def run(
-    videos: pa.Table, clips: pa.Table, scores: pa.Table, captions: pa.Table, twins: pa.Table, params: CurateParams
+    videos: pa.Table,
+    clips: pa.Table,
+    scores: pa.Table,
+    captions: pa.Table,
+    twins: pa.Table,
+    params: CurateParams,
+    quarantine: pa.Table | None = None,
 ) -> pa.Table:
-    """One row for every clip, by id: `keep`, `reason` (the first) and `reasons` (all), bucket, subset if kept."""
+    """One row for every clip, by id: `keep`, `reason` (the first) and `reasons` (all), bucket, subset if kept.
+
+    Without a quarantine no clip is set aside.
+    """
     clips = sorted_by(clips, "clip_id")
     source, names = codes(clips.column("source"))
     good = videos.filter(pc.is_null(videos.column("reason")))
@@ -84,6 +97,8 @@ def run(
     reasons = Reasons(len(clips))
     open_ = ~filled(clips.column("reason"))
     reasons.texts(clips.column("reason"), ~open_)
+    if quarantine is not None:
+        reasons.add("QUARANTINED", open_ & set_aside(quarantine, clips))
     reasons.add("MISSING_VIDEO", open_ & (video_at < 0))
     reasons.add("MISSING_SCORE", open_ & (score_at < 0))
     open_ &= score_at >= 0
@@ -91,7 +106,7 @@ def run(
     reasons.texts(_take(scores.column("reason"), score_at), failed)
     open_ &= ~failed
     percentile = percentiles(source, _measured(scores, "vmaf_motion", score_at), open_)
-    for name, (low, high) in _by_column([params.ranges_of(each) for each in names]).items():
+    for name, (low, high) in bounds_by_source([params.ranges_of(each) for each in names]).items():
         values = percentile if name == "vmaf_percentile" else _measured(scores, name, score_at)
         reasons.outside(name.upper(), values, low[source], high[source], open_)
     _untold(reasons, captions, clips.column("clip_id"), open_)
@@ -120,6 +135,19 @@ def failures(
     if caption is not None and caption["reason"] is not None:
         return [*found, caption["reason"]]
     return found if caption is not None and caption["text"] else [*found, "MISSING_CAPTION"]
+
+
+def set_aside(quarantine: pa.Table, clips: pa.Table) -> Bools:
+    """Of each clip, whether it or its video breaks a rule of the gate and was not released.
+
+    What a stage refused stands in the quarantine as well; those rows carry the reason themselves.
+    """
+    rule = pc.starts_with(quarantine.column("reason"), "RULE:")
+    held = quarantine.filter(pc.and_(rule, pc.invert(quarantine.column("released"))))
+    files = pc.equal(held.column("boundary"), "ingest")
+    of_videos = pc.is_in(clips.column("video_id"), value_set=held.column("video_id").filter(files))
+    alone = pc.is_in(clips.column("clip_id"), value_set=held.column("key").filter(pc.invert(files)))
+    return cast(Bools, pc.or_(of_videos, alone).to_numpy(zero_copy_only=False))
 
 
 def _outside(name: str, value: float | None, bounds: Range) -> list[str]:
@@ -171,7 +199,7 @@ def _measured(scores: pa.Table, name: str, score_at: Ints) -> Floats:
     return cast(Floats, at(numbers(scores.column(name)), score_at, np.nan))
 
 
-def _by_column(ranges: Sequence[Mapping[str, Range]]) -> dict[str, tuple[Floats, Floats]]:
+def bounds_by_source(ranges: Sequence[Mapping[str, Range]]) -> dict[str, tuple[Floats, Floats]]:
     """{measure: (low, high) by source}, NaN for a source without bounds, in the order of the measures."""
     named = [name for name in Ranges.model_fields if any(name in each for each in ranges)]
     nothing = (math.nan, math.nan)

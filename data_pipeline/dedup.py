@@ -66,7 +66,7 @@ def sweep(root: Path, batches: Sequence[str]) -> list[Path]:
     folders = [root / "data" / name for name in ("videos", "clips", "scores", "captions")]
     gone = sorted(path for folder in folders for path in folder.glob("*.parquet") if path.name not in keep)
     for path in gone:
-        path.unlink()
+        path.unlink(missing_ok=True)  # `quarantine` may be at it, too
     return gone
 
 

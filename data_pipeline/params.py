@@ -6,7 +6,7 @@ Thresholds (`curate.ranges`) stand apart from what costs decoding (`score`), so 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
@@ -17,6 +17,9 @@ Seconds = Annotated[float, Field(gt=0.0, le=86_400.0)]
 Pixels = Annotated[int, Field(ge=16, le=16_384)]
 Range = tuple[float, float]
 Branch = Literal["aesthetic", "technical"]
+Boundary = Literal["ingest", "split", "scores", "captions"]
+OTHERS = "others"
+Reason = Annotated[str, Field(pattern=r"^([A-Z][A-Z0-9_]*|others)$")]
 
 
 class Section(BaseModel):
@@ -245,12 +248,44 @@ class CurateParams(Section):
         return {name: bounds for name, bounds in order.items() if bounds is not None}
 
 
+class DriftParams(Section):
+    """How far each measure of a batch may lie from the reference batch beyond chance: Kolmogorov-Smirnov, 0-1."""
+
+    video_seconds: Fraction
+    shot_seconds: Fraction
+    flow_motion: Fraction
+    vmaf_motion: Fraction
+    saturation: Fraction
+    overall: Fraction
+    caption_words: Fraction
+
+
 class GateParams(Section):
+    """What the gates ask for. `budgets`: at each boundary, the share of its rows that may be refused for a reason.
+
+    A reason is named by its code; `others` serves all that are not named but `RULE` (rows that break a rule of the
+    gate), which is 0 unless it is named. `released`: rows that break a rule and go on all the same, by uri or clip_id,
+    with the reason why a person let them. `reference`: the batch that all others are compared with; null for none.
+    """
+
+    production: bool
     min_videos: Annotated[int, Field(ge=1)]
     min_clips: Annotated[int, Field(ge=1)]
     min_kept: Annotated[int, Field(ge=1)]
     kept_fraction: tuple[Fraction, Fraction]
-    max_rejected_videos: Fraction
+    max_nulls: Fraction
+    budgets: dict[Boundary, dict[Reason, Fraction]]
+    released: dict[str, Annotated[str, Field(min_length=3)]] = Field(default_factory=dict)
+    reference: Name | None = None
+    drift: DriftParams
+
+    @field_validator("budgets")
+    @classmethod
+    def _for_all(cls, budgets: dict[Boundary, dict[Reason, float]]) -> dict[Boundary, dict[Reason, float]]:
+        for boundary in get_args(Boundary):
+            if OTHERS not in budgets.get(boundary, {}):
+                raise ValueError(f"{boundary}: `{OTHERS}` is missing: it serves every reason that is not named")
+        return budgets
 
 
 class PixelsParams(Section):
@@ -287,6 +322,15 @@ class DataParams(Section):
     pixels: PixelsParams
     views: Annotated[dict[Name, ViewParams], Field(min_length=1)]
     shards: ShardsParams
+
+    @model_validator(mode="after")
+    def _reference_is_there(self) -> DataParams:
+        reference = self.gate.reference
+        if reference is not None and (reference not in self.batches or len(self.batches) < 2):
+            raise ValueError(
+                f"gate.reference {reference!r} must be one of several batches: there are {', '.join(self.batches)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> DataParams:

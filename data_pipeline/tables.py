@@ -159,6 +159,18 @@ SELECTION = pa.schema(
     ]
 )
 
+QUARANTINE = pa.schema(
+    [
+        ("entry", _str),  # boundary and key, "scores:abc…": a clip may be refused at several
+        ("boundary", _str),  # ingest | split | scores | captions
+        ("key", _str),  # of the row there: the uri of a file, the clip_id elsewhere
+        ("video_id", _str),
+        ("source", _str),
+        ("reason", _str),  # as the stage stated it, or RULE: and the columns that break a rule of the gate
+        ("released", _bool),  # goes on in spite of a rule, because params name it
+    ]
+)
+
 KEYS = {
     "videos": "uri",
     "clips": "clip_id",
@@ -166,6 +178,7 @@ KEYS = {
     "captions": "clip_id",
     "twins": "clip_id",
     "selection": "clip_id",
+    "quarantine": "entry",
 }
 SCHEMAS = {
     "videos": VIDEOS,
@@ -174,6 +187,7 @@ SCHEMAS = {
     "captions": CAPTIONS,
     "twins": TWINS,
     "selection": SELECTION,
+    "quarantine": QUARANTINE,
 }
 
 Row = Mapping[str, Any]

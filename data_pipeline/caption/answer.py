@@ -22,7 +22,7 @@ SHARE_OF_LETTERS = 0.65
 SHARE_OF_KINDS = 0.3  # fewer different words than this share of all is no prose
 
 _FENCE = re.compile(r"\A```(?:json)?\s*\n(.*)\n```\Z", re.DOTALL)
-_REFUSAL = re.compile(
+REFUSAL = re.compile(
     r"\b(?:I(?:'m| am)(?: really| very)? (?:sorry|unable|not able|not allowed)"
     r"|I (?:cannot|can't|can not|won't|must decline)|as an? (?:AI|language model|artificial)"
     r"|(?:cannot|can't|unable to) (?:assist|help|comply|fulfil|describe|provide|view|see)"
@@ -55,7 +55,7 @@ def fault(text: str, words: tuple[int, int]) -> str | None:
     told = re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", text.lower())
     if not text:
         return "EMPTY"
-    if _REFUSAL.search(text):
+    if REFUSAL.search(text):
         return "REFUSAL"
     if not _is_prose(text):
         return "NOT_TEXT"
@@ -82,7 +82,7 @@ def _form(answer: str) -> dict[str, str]:
     try:
         form: Any = json.loads(fenced[1] if fenced else answer)
     except (ValueError, RecursionError):
-        raise ValueError("REFUSAL" if _REFUSAL.search(answer) else "BAD_FORM") from None
+        raise ValueError("REFUSAL" if REFUSAL.search(answer) else "BAD_FORM") from None
     if not isinstance(form, dict) or form.keys() != {"caption", "category", "style"}:
         raise ValueError("BAD_FORM")
     if not isinstance(form["caption"], str) or form["category"] not in CATEGORIES or form["style"] not in STYLES:

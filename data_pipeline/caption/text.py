@@ -8,15 +8,15 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_MOTION = re.compile(r"motion[\W_]*score", re.IGNORECASE)
+MOTION = re.compile(r"motion[\W_]*score", re.IGNORECASE)
 
 
 def clean(text: str, most: int) -> str:
     """`text` on one line without control, format and bidi characters or talk of a motion score, at most `most`
     characters: the motion score is `encode`'s to append, and a caption that speaks of one would speak of two."""
     plain = "".join(" " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c)[0] != "C")
-    while _MOTION.search(plain):
-        plain = _MOTION.sub(" ", plain)
+    while MOTION.search(plain):
+        plain = MOTION.sub(" ", plain)
     plain = " ".join(plain.split())
     if len(plain) <= most:
         return plain

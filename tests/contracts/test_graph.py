@@ -109,7 +109,9 @@ def test_every_key_of_params_is_read_by_code() -> None:
     shipped = yaml.safe_load((ROOT / "params.yaml").read_text())
     code = "\n".join(p.read_text() for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
     named_by_user = {*shipped["data"]["batches"], *shipped["data"]["views"], *shipped["train"]["stages"], "default"}
-    names = {path[-1] for path, _ in leaves(shipped)} - named_by_user
+    reasons = {code for budget in shipped["data"]["gate"]["budgets"].values() for code in budget} - {"others"}
+    assert not [reason for reason in reasons if f"{reason}:" not in code], "a budget for a reason that no stage states"
+    names = {path[-1] for path, _ in leaves(shipped)} - named_by_user - reasons
     unread = [n for n in names if not re.search(rf"\.{n}\b|[\"']{n}[\"']", code)]
     assert not unread
 
