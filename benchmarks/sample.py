@@ -184,7 +184,7 @@ def parameters(part: Any) -> int:
 def show(figures: dict[str, Any]) -> None:
     for name, value in {**figures["about"], **figures["parameters"]}.items():
         print(f"{name:14}{value:,}" if isinstance(value, int) else f"{name:14}{value}")
-    print(f"{'weights':14}random; built in {figures['build_seconds']} s; autoencoder {figures['autoencoder_dtype']}")
+    print(f"{'weights':14}random; built in {figures['build_seconds']} s; decoder {figures['decoder']}")
     for row in figures["made"]:
         step = "-" if row["median_step_seconds"] is None else f"{row['median_step_seconds']:.3f} s"
         print(

@@ -28,6 +28,7 @@ from data_pipeline import tables
 ROOT = Path(__file__).resolve().parents[1]
 PER_VIDEO, SOURCES, PART = 500, 4, 1_000_000
 MEASURES = {"flow_motion": 12.0, "vmaf_motion": 12.0, "saturation": 90.0, "overall": 0.5}
+LOOKS = ["--set", "data.caption.captioner=qwen"]  # the template writes shorter captions
 BARS = ["--set", "data.gate.min_videos=1", "--set", "data.gate.max_nulls=1.0"]  # optional measures are not made here
 CHANGE = ["--set", "data.curate.ranges.default.saturation=[0,150]"]
 
@@ -42,7 +43,7 @@ def main() -> None:
             shutil.copy(ROOT / name, root / name)
         make(root, rows)
         for words in (["quarantine"], ["curate"], ["whatif", *CHANGE], ["gate", "data", *BARS]):
-            seconds, peak = timed([sys.executable, "-m", "flows.cli", "--root", str(root), "data", *words])
+            seconds, peak = timed([sys.executable, "-m", "flows.cli", "--root", str(root), "data", *words, *LOOKS])
             name = " ".join(word for word in words if word.isalpha())
             print(f"{rows:,} rows, data {name}: {seconds:.1f} s, peak {peak / 2**20:.2f} GiB", flush=True)
 
@@ -115,6 +116,7 @@ def scores(numbers: Any) -> dict[str, pa.Array]:
         **measures,
         **{name: reals(0.5, len(numbers)) for name in ("aesthetic", "technical", "brightness")},
         **{name: fixed(96, len(numbers)) for name in ("height", "width")},
+        "saturation": pa.array(np.minimum(measures["saturation"].to_numpy(), 255.0)),
         "overall": pa.array(np.minimum(measures["overall"].to_numpy(), 1.0)),
         "phash": pa.FixedSizeListArray.from_arrays(pa.array(np.arange(2 * len(numbers), dtype=np.uint64)), 2).cast(
             tables.SCORES.field("phash").type
@@ -126,7 +128,7 @@ def scores(numbers: Any) -> dict[str, pa.Array]:
 
 
 def captioned(count: int) -> dict[str, pa.Array]:
-    return {"captioner": words("template (stand-in for Qwen2.5-VL)", count), "prompt_version": fixed(1, count)}
+    return {"captioner": words("qwen2.5-vl", count), "prompt_version": fixed(1, count)}
 
 
 def named(kind: str, numbers: Any) -> pa.Array:

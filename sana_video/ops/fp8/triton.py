@@ -91,7 +91,7 @@ def _quantize(chunks, largest, CAST: tl.constexpr):
     return chunks if CAST else _on_grid(chunks)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _row_kernel(
     x_ptr,
     branch_ptr,
@@ -138,7 +138,7 @@ def _row_kernel(
     tl.store(row_scale_ptr + group * tokens + row, largest * (1.0 / 448.0), mask=row_ok)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "frames", "low", "high"])
 def _frames_kernel(
     u_ptr,
     last_ptr,

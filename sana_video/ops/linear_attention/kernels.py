@@ -108,7 +108,7 @@ def store_matrix(base, even, odd, HALF_PAD: tl.constexpr, HEAD_PAD: tl.constexpr
     tl.store(base + HALF_PAD * HEAD_PAD + at, odd)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def key_norm_kernel(
     qkv_pairs, inverse, rows, eps, WIDTH: tl.constexpr, WIDE: tl.constexpr, REST: tl.constexpr, TILE: tl.constexpr
 ):
@@ -127,7 +127,7 @@ def key_norm_kernel(
     tl.store(inverse + row, tl.rsqrt(squares / (2 * WIDTH) + eps), mask=row < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N"])
 def state_kernel(
     qkv, qkv_pairs, k_weight, table, inverse, parts, partial_kv, partial_k, N,
     HEADS: tl.constexpr, HEAD: tl.constexpr, HALF_PAD: tl.constexpr, HEAD_PAD: tl.constexpr, TILE: tl.constexpr,
@@ -165,7 +165,7 @@ def state_kernel(
     store_halves(partial_k + at * HEAD, tl.sum(k_even, 0), tl.sum(k_odd, 0), HEAD, HALF_PAD)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["PARTS", "CHUNKS"])
 def reduce_kernel(
     partial_kv, partial_k, first_part, start_kv, start_k, chunk_kv, chunk_k, end_kv, end_k, PARTS, CHUNKS,
     GIVEN: tl.constexpr, REVERSE: tl.constexpr, HEAD: tl.constexpr, HALF_PAD: tl.constexpr, HEAD_PAD: tl.constexpr,
@@ -203,7 +203,7 @@ def reduce_kernel(
     tl.store(end_k + head * HEAD + feature, k, mask=kept)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "CHUNKS"])
 def apply_kernel(
     qkv_pairs, q_weight, table, parts, chunk_kv, chunk_k, out, N, CHUNKS, eps,
     HEADS: tl.constexpr, HEAD: tl.constexpr, HALF_PAD: tl.constexpr, HEAD_PAD: tl.constexpr, TILE: tl.constexpr,

@@ -33,7 +33,7 @@ from sana_video.ops.linear_attention.kernels import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "CHUNKS"])
 def query_backward_kernel(
     qkv_pairs, q_weight, table, parts, chunk_kv, chunk_k, out, grad_out, grad_pairs,
     partial_kv, partial_k, partial_weight, N, CHUNKS, eps,
@@ -91,7 +91,7 @@ def query_backward_kernel(
     store_halves(partial_weight + at * HEAD, tl.sum(dw_even, 0), tl.sum(dw_odd, 0), HEAD, HALF_PAD)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "CHUNKS"])
 def value_backward_kernel(
     qkv, qkv_pairs, k_weight, table, inverse, parts, chunk_kv, chunk_k, grad_qkv, share, N, CHUNKS,
     HEADS: tl.constexpr, HEAD: tl.constexpr, HALF_PAD: tl.constexpr, HEAD_PAD: tl.constexpr, TILE: tl.constexpr,
@@ -129,7 +129,7 @@ def value_backward_kernel(
         tl.store(grad_qkv + values + n[:, None] * (3 * D), to_bf16(dv), mask=inside & (e < HEAD))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "CHUNKS"])
 def key_backward_kernel(
     qkv, qkv_pairs, k_weight, table, inverse, shares, parts, chunk_kv, chunk_k, grad_pairs, partial_weight, N, CHUNKS,
     HEADS: tl.constexpr, HEAD: tl.constexpr, HALF_PAD: tl.constexpr, HEAD_PAD: tl.constexpr, TILE: tl.constexpr,

@@ -138,7 +138,7 @@ def _gated(value, gate, ROWS: tl.constexpr, SIGMOID: tl.constexpr):
     return line
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["slide", "cross", "pixels"])
 def _forward_kernel(
     x_ptr,
     weight_ptr,
@@ -245,7 +245,7 @@ def _store_taps(ptr, sums, j, mask, width, SLIDE_TAP: tl.constexpr, CROSS_TAP: t
         tl.store(ptr + k * CROSS_TAP * width, sums[k], mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["slide", "cross", "pixels"])
 def _gradient_kernel(
     x_ptr,
     weight_ptr,
@@ -338,7 +338,7 @@ def _through_silu(gradient, x, ROWS: tl.constexpr, SIGMOID: tl.constexpr):
     return line
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["slide", "cross", "pixels"])
 def _transposed_kernel(
     dc_ptr,
     weight_ptr,

@@ -25,7 +25,7 @@ from sana_video.ops.modulate.triton import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _forward_kernel(
     x_ptr, weight_ptr, y_ptr, tokens, eps, D: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr
 ):  # fmt: skip
@@ -37,7 +37,7 @@ def _forward_kernel(
     store_rows(y_ptr, at, row_ok, times(scaled(rows, inverse), weight), D, CHUNK)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _backward_kernel(
     x_ptr, weight_ptr, dy_ptr, dx_ptr, partial_ptr, tokens, eps,
     D: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr, TILES: tl.constexpr,

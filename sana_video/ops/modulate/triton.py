@@ -147,7 +147,7 @@ def _through_norm(dy, normed, inverse, D: tl.constexpr):
     return chunks
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _forward_kernel(
     x_ptr,
     branch_ptr,
@@ -195,7 +195,7 @@ def _forward_kernel(
         store_rows(y_ptr, at, row_ok, modulated_rows(normed, scale, shift), D, CHUNK)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _backward_kernel(
     stream_ptr,  # what was normed
     dy_ptr,  # gradient of the modulated rows
