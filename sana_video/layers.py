@@ -18,7 +18,6 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from sana_video.fp8 import gated_add_for, gated_add_modulate_for, modulate_for
-from sana_video.ops.cross_attention import normed_cross_attention
 from sana_video.ops.fp8 import Quantized
 from sana_video.ops.linear_attention import LinearState, normed_linear_attention
 from sana_video.ops.mix_ffn import gated_depthwise, temporal_conv
@@ -147,9 +146,9 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor | Quantized, text: Tensor | TextMemory, text_mask: Tensor | None) -> Tensor:
         """x (B, T, S, D), text (B, L, D) and its mask (B, L), or what `read` made of both -> (B, T·S, D)."""
         keys, values, bias = text if isinstance(text, TextMemory) else self.read(text, text_mask)
-        queries = self.q(x).flatten(1, 2)
-        mixed = normed_cross_attention(queries, self.q_norm.weight, self.q_norm.eps, keys, values, bias)
-        out: Tensor = self.out(mixed)
+        queries = self._split(self.q_norm(self.q(x).flatten(1, 2)))
+        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
+        out: Tensor = self.out(rearrange(mixed, "b a n e -> b n (a e)"))
         return out
 
     def read(self, text: Tensor, text_mask: Tensor | None) -> TextMemory:
