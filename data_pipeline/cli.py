@@ -7,22 +7,30 @@ that dvc.yaml gives the stage, and writes one table. Heavy imports stand inside 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from data_pipeline.job import (
+    DATA_VERDICT,
+    QUARANTINE,
+    SELECTION,
+    Job,
+    Overrides,
+    Show,
+    as_json,
+    known,
+    open_job,
+    refuse,
+)
 from data_pipeline.measure import measure
-from infra.settings import AppContext, find_root, load_section, load_yaml
+from infra.settings import load_section, load_yaml
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from data_pipeline.encode import Encode, Words
-    from data_pipeline.expectations import Joined
-    from data_pipeline.params import DataParams, PixelsParams, ViewParams
+    from data_pipeline.params import ViewParams
     from infra.stage import Progress
 
     Counters = Mapping[str, float | int | str]
@@ -34,104 +42,13 @@ app.command()(measure)
 
 Batch = Annotated[str, typer.Option("--batch", help="A name under data.batches in params.yaml.")]
 View = Annotated[str, typer.Option("--view", help="pixels, or a name under data.views in params.yaml.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a parameter.")
-]
-Show = Annotated[bool, typer.Option("--print-config", help="Print the parameters in force and do nothing.")]
-
-DATA_VERDICT = "reports/gates/data.json"
-SELECTION = "data/selection.parquet"
-QUARANTINE = "data/quarantine.parquet"
-JOINED = ("videos", "clips", "scores", "captions")
-
-
-@dataclass(frozen=True)
-class Job:
-    """The project a command works in, with its parameters."""
-
-    root: Path
-    params_path: Path
-    overrides: list[str]
-    params: DataParams
-
-    def run(self, stage: str, work: Callable[[Progress], Counters]) -> NoReturn:
-        from infra import stage as stages
-
-        raise typer.Exit(stages.run(stage, work, root=self.root))
-
-    def write(self, table: str, rows: Iterable[Mapping[str, Any]], path: str) -> Counters:
-        from data_pipeline import tables
-
-        written = tables.write(table, rows, self.root / path)
-        dropped = written.num_rows - written.column("reason").null_count if "reason" in written.schema.names else 0
-        return {table: written.num_rows, "with a reason": dropped} if dropped else {table: written.num_rows}
-
-    def write_columns(self, table: str, columns: pa.Table, path: str) -> Counters:
-        from data_pipeline import tables
-
-        return {table: tables.write_columns(table, columns, self.root / path).num_rows}
-
-    def read(self, table: str, batch: str) -> pa.Table:
-        from data_pipeline import tables
-
-        return tables.read(table, self.root / "data" / table / f"{batch}.parquet")
-
-    def join(self, table: str) -> pa.Table:
-        from data_pipeline import curate
-
-        return curate.join(table, self.root, list(self.params.batches))
-
-    def tables(self) -> dict[str, Path]:
-        """Every table from ingest to selection, by the path that verdicts name it by."""
-        names = [f"data/{table}/{batch}.parquet" for table in JOINED for batch in sorted(self.params.batches)]
-        return {name: self.root / name for name in [*names, "data/twins.parquet", SELECTION]}
-
-    def joined(self) -> Joined:
-        from data_pipeline import tables
-        from data_pipeline.expectations import Joined
-
-        alone = {name: tables.read(name, self.root / "data" / f"{name}.parquet") for name in ("twins", "selection")}
-        return Joined(**{name: self.join(name) for name in JOINED}, **alone)
-
-    def view(self, name: str) -> PixelsParams:
-        return self.params.pixels if name == "pixels" else self.params.views[name]
-
-
-def _open(context: typer.Context, overrides: list[str] | None, show: bool) -> Job:
-    """The job of a command; with `show`, print the section and end. A mistake of the user's ends it with exit 2."""
-    from data_pipeline.params import DataParams
-
-    try:
-        given = context.obj if isinstance(context.obj, AppContext) else None
-        root = given.root if given else find_root(Path.cwd())
-        path = given.params_path if given else root / "params.yaml"
-        changes = [*(given.overrides if given else []), *(overrides or [])]
-        job = Job(root, path, changes, load_section(path, "data", DataParams, changes))
-    except (ValueError, FileNotFoundError) as error:
-        _refuse(str(error))
-    if show:
-        import yaml
-
-        typer.echo(yaml.safe_dump({"data": job.params.model_dump(mode="json")}, sort_keys=False), nl=False)
-        raise typer.Exit
-    return job
-
-
-def _refuse(line: str) -> NoReturn:
-    typer.echo(line, err=True)
-    raise typer.Exit(2)
-
-
-def _known(kind: str, name: str, names: Iterable[str]) -> None:
-    if name not in (listed := list(names)):
-        _refuse(f"unknown {kind} {name!r}: params.yaml has {', '.join(listed)}")
 
 
 @app.command()
 def ingest(context: typer.Context, batch: Batch, overrides: Overrides = None, show: Show = False) -> None:
     """Look into every file of a batch: what it is, where it comes from, or why it is rejected."""
-    job = _open(context, overrides, show)
-    _known("batch", batch, job.params.batches)
+    job = open_job(context, overrides, show)
+    known("batch", batch, job.params.batches)
 
     def work(progress: Progress) -> Counters:
         from data_pipeline import ingest as stage
@@ -145,8 +62,8 @@ def ingest(context: typer.Context, batch: Batch, overrides: Overrides = None, sh
 @app.command()
 def split(context: typer.Context, batch: Batch, overrides: Overrides = None, show: Show = False) -> None:
     """Find the shots of each video and lay clips of equal length into them."""
-    job = _open(context, overrides, show)
-    _known("batch", batch, job.params.batches)
+    job = open_job(context, overrides, show)
+    known("batch", batch, job.params.batches)
 
     def work(progress: Progress) -> Counters:
         from data_pipeline import split as stage
@@ -160,8 +77,8 @@ def split(context: typer.Context, batch: Batch, overrides: Overrides = None, sho
 @app.command()
 def score(context: typer.Context, batch: Batch, overrides: Overrides = None, show: Show = False) -> None:
     """Measure every clip from one decode: motion, saturation, quality, cuts, perceptual hashes."""
-    job = _open(context, overrides, show)
-    _known("batch", batch, job.params.batches)
+    job = open_job(context, overrides, show)
+    known("batch", batch, job.params.batches)
 
     def work(progress: Progress) -> Counters:
         from data_pipeline import score as stage
@@ -177,8 +94,8 @@ def score(context: typer.Context, batch: Batch, overrides: Overrides = None, sho
 @app.command()
 def caption(context: typer.Context, batch: Batch, overrides: Overrides = None, show: Show = False) -> None:
     """Write a caption for every clip: from its measures, or by a model that looks at it."""
-    job = _open(context, overrides, show)
-    _known("batch", batch, job.params.batches)
+    job = open_job(context, overrides, show)
+    known("batch", batch, job.params.batches)
 
     def work(progress: Progress) -> Counters:
         from data_pipeline import caption as stage
@@ -194,7 +111,7 @@ def caption(context: typer.Context, batch: Batch, overrides: Overrides = None, s
 @app.command()
 def dedup(context: typer.Context, overrides: Overrides = None, show: Show = False) -> None:
     """Find near copies over all batches; tables of batches that params no longer name are removed first."""
-    job = _open(context, overrides, show)
+    job = open_job(context, overrides, show)
 
     def work(progress: Progress) -> Counters:
         from data_pipeline import dedup as stage
@@ -210,7 +127,7 @@ def dedup(context: typer.Context, overrides: Overrides = None, show: Show = Fals
 @app.command()
 def quarantine(context: typer.Context, overrides: Overrides = None, show: Show = False) -> None:
     """List every file and clip that was refused, or set aside since it breaks a rule, with its reason."""
-    job = _open(context, overrides, show)
+    job = open_job(context, overrides, show)
 
     def work(progress: Progress) -> Counters:
         from data_pipeline import quarantine as stage
@@ -228,7 +145,7 @@ def quarantine(context: typer.Context, overrides: Overrides = None, show: Show =
 @app.command()
 def curate(context: typer.Context, overrides: Overrides = None, show: Show = False) -> None:
     """Choose the clips to keep, with every reason for those that are not, and the side each one trains."""
-    job = _open(context, overrides, show)
+    job = open_job(context, overrides, show)
 
     def work(progress: Progress) -> Counters:
         from data_pipeline import curate as stage
@@ -249,7 +166,7 @@ def calibrate(
     show: Show = False,
 ) -> None:
     """How each measure spreads in each source, and the ranges that follow, as a fragment of params.yaml."""
-    job = _open(context, overrides, show)
+    job = open_job(context, overrides, show)
     from data_pipeline import calibrate as stage
     from data_pipeline import curate
     from infra.storage import atomic_text
@@ -257,11 +174,11 @@ def calibrate(
     try:
         inputs = curate.load(job.root, list(job.params.batches))
     except ValueError as error:
-        _refuse(str(error))
+        refuse(str(error))
     sources = stage.run(inputs.videos, inputs.clips, inputs.scores)
     if out is not None:
         atomic_text(out, stage.fragment(sources, job.params.curate))
-    if _as_json(context):
+    if as_json(context):
         typer.echo(json.dumps(sources, indent=1))
     elif out is None:
         typer.echo(stage.fragment(sources, job.params.curate), nl=False)
@@ -270,25 +187,21 @@ def calibrate(
 @app.command()
 def whatif(context: typer.Context, overrides: Overrides = None, show: Show = False) -> None:
     """What other thresholds (--set data.curate.…) would keep, against the selection as it stands; writes nothing."""
-    job = _open(context, overrides, show)
+    job = open_job(context, overrides, show)
     from data_pipeline import whatif as stage
 
     try:
         answer = stage.run(job.root, list(job.params.batches), job.params.curate)
     except ValueError as error:
-        _refuse(str(error))
-    typer.echo(json.dumps(answer, indent=1) if _as_json(context) else stage.shown(answer))
-
-
-def _as_json(context: typer.Context) -> bool:
-    return isinstance(context.obj, AppContext) and context.obj.as_json
+        refuse(str(error))
+    typer.echo(json.dumps(answer, indent=1) if as_json(context) else stage.shown(answer))
 
 
 @app.command()
 def encode(context: typer.Context, view: View, overrides: Overrides = None, show: Show = False) -> None:
     """Write the shards of a view: pixels, or latents with text embeddings."""
-    job = _open(context, overrides, show)
-    _known("view", view, ["pixels", *job.params.views])
+    job = open_job(context, overrides, show)
+    known("view", view, ["pixels", *job.params.views])
 
     def work(progress: Progress) -> Counters:
         from data_pipeline import encode as stage
@@ -340,7 +253,7 @@ def report(context: typer.Context, overrides: Overrides = None, show: Show = Fal
 
     It stands beside the gate, not below it: a red gate is when the page is needed most.
     """
-    job = _open(context, overrides, show)
+    job = open_job(context, overrides, show)
 
     def work(progress: Progress) -> Counters:
         from data_pipeline import report as stage
@@ -353,7 +266,7 @@ def report(context: typer.Context, overrides: Overrides = None, show: Show = Fal
 @gate.command("data")
 def gate_data(context: typer.Context, overrides: Overrides = None, show: Show = False) -> None:
     """Check every table from ingest to selection and how they hang together."""
-    job = _open(context, overrides, show)
+    job = open_job(context, overrides, show)
 
     def work(progress: Progress) -> Counters:
         from data_pipeline.expectations import data_sections
@@ -375,8 +288,8 @@ def gate_data(context: typer.Context, overrides: Overrides = None, show: Show = 
 @gate.command("shards")
 def gate_shards(context: typer.Context, view: View, overrides: Overrides = None, show: Show = False) -> None:
     """Check the shards of a view: undamaged, complete, in shape, finite, each clip on its side."""
-    job = _open(context, overrides, show)
-    _known("view", view, ["pixels", *job.params.views])
+    job = open_job(context, overrides, show)
+    known("view", view, ["pixels", *job.params.views])
 
     def work(progress: Progress) -> Counters:
         from data_pipeline.expectations import shard_sections

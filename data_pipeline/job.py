@@ -1,0 +1,121 @@
+"""What every command of the data pipeline opens first: the project it works in, its parameters, and their tables.
+
+Commands stand in `cli.py` and in modules beside what they call; all of them read params, run as a stage and refuse a
+user's mistake through this one door. Nothing heavy is imported before a command runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from infra.settings import AppContext, find_root, load_section
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from data_pipeline.expectations import Joined
+    from data_pipeline.params import DataParams, PixelsParams
+    from infra.stage import Progress
+
+    Counters = Mapping[str, float | int | str]
+
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a parameter.")
+]
+Show = Annotated[bool, typer.Option("--print-config", help="Print the parameters in force and do nothing.")]
+
+DATA_VERDICT = "reports/gates/data.json"
+SELECTION = "data/selection.parquet"
+QUARANTINE = "data/quarantine.parquet"
+JOINED = ("videos", "clips", "scores", "captions")
+
+
+@dataclass(frozen=True)
+class Job:
+    """The project a command works in, with its parameters."""
+
+    root: Path
+    params_path: Path
+    overrides: list[str]
+    params: DataParams
+
+    def run(self, stage: str, work: Callable[[Progress], Counters]) -> NoReturn:
+        from infra import stage as stages
+
+        raise typer.Exit(stages.run(stage, work, root=self.root))
+
+    def write(self, table: str, rows: Iterable[Mapping[str, Any]], path: str) -> Counters:
+        from data_pipeline import tables
+
+        written = tables.write(table, rows, self.root / path)
+        dropped = written.num_rows - written.column("reason").null_count if "reason" in written.schema.names else 0
+        return {table: written.num_rows, "with a reason": dropped} if dropped else {table: written.num_rows}
+
+    def write_columns(self, table: str, columns: pa.Table, path: str) -> Counters:
+        from data_pipeline import tables
+
+        return {table: tables.write_columns(table, columns, self.root / path).num_rows}
+
+    def read(self, table: str, batch: str) -> pa.Table:
+        from data_pipeline import tables
+
+        return tables.read(table, self.root / "data" / table / f"{batch}.parquet")
+
+    def join(self, table: str) -> pa.Table:
+        from data_pipeline import curate
+
+        return curate.join(table, self.root, list(self.params.batches))
+
+    def tables(self) -> dict[str, Path]:
+        """Every table from ingest to selection, by the path that verdicts name it by."""
+        names = [f"data/{table}/{batch}.parquet" for table in JOINED for batch in sorted(self.params.batches)]
+        return {name: self.root / name for name in [*names, "data/twins.parquet", SELECTION]}
+
+    def joined(self) -> Joined:
+        from data_pipeline import tables
+        from data_pipeline.expectations import Joined
+
+        alone = {name: tables.read(name, self.root / "data" / f"{name}.parquet") for name in ("twins", "selection")}
+        return Joined(**{name: self.join(name) for name in JOINED}, **alone)
+
+    def view(self, name: str) -> PixelsParams:
+        return self.params.pixels if name == "pixels" else self.params.views[name]
+
+
+def open_job(context: typer.Context, overrides: list[str] | None, show: bool) -> Job:
+    """The job of a command; with `show`, print the section and end. A mistake of the user's ends it with exit 2."""
+    from data_pipeline.params import DataParams
+
+    try:
+        given = context.obj if isinstance(context.obj, AppContext) else None
+        root = given.root if given else find_root(Path.cwd())
+        path = given.params_path if given else root / "params.yaml"
+        changes = [*(given.overrides if given else []), *(overrides or [])]
+        job = Job(root, path, changes, load_section(path, "data", DataParams, changes))
+    except (ValueError, FileNotFoundError) as error:
+        refuse(str(error))
+    if show:
+        import yaml
+
+        typer.echo(yaml.safe_dump({"data": job.params.model_dump(mode="json")}, sort_keys=False), nl=False)
+        raise typer.Exit
+    return job
+
+
+def refuse(line: str) -> NoReturn:
+    typer.echo(line, err=True)
+    raise typer.Exit(2)
+
+
+def known(kind: str, name: str, names: Iterable[str]) -> None:
+    if name not in (listed := list(names)):
+        refuse(f"unknown {kind} {name!r}: params.yaml has {', '.join(listed)}")
+
+
+def as_json(context: typer.Context) -> bool:
+    return isinstance(context.obj, AppContext) and context.obj.as_json
