@@ -9,7 +9,7 @@ are judged within the memory of one machine. `docs/gates.md` lists every rule; `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,15 @@ class Joined:
         return found
 
 
+Sections = Callable[[str, Read, DataParams], Iterable[tuple[str, Section]]]
+
+
 @dataclass(frozen=True)
 class Suite:
-    """The rules of one section of the gate `data`, and how the table under them is made."""
+    """The rules of one suite of the gate `data`, and how the tables under them are made, one after another."""
 
     rules: Callable[[DataParams], list[Rule]]
-    section: Callable[[Read, DataParams], Section]
+    sections: Sections
     asked: Callable[[DataParams], bool] = lambda params: True
 
 
@@ -54,21 +57,25 @@ def _of_rows(boundary: Boundary) -> Suite:
     of = rows.BOUNDARIES[boundary]
     return Suite(
         lambda params: [*of.of_rows(params), *of.of_tables(params)],
-        lambda read, params: rows.section(boundary, read, params),
+        lambda name, read, params: rows.sections(boundary, read, params),
     )
 
 
+def _alone(make: Callable[[Read, DataParams], Section]) -> Sections:
+    return lambda name, read, params: [(name, make(read, params))]
+
+
 SUITES: Mapping[str, Suite] = {
-    "rows": Suite(balance.rules_of_rows, balance.rows_in_and_out),
+    "rows": Suite(balance.rules_of_rows, _alone(balance.rows_in_and_out)),
     **{boundary: _of_rows(boundary) for boundary in rows.BOUNDARIES},
-    "nulls": Suite(nulls.rules_of_nulls, nulls.nulls),
-    "budgets": Suite(budgets.rules_of_budgets, budgets.budgets),
-    "releases": Suite(budgets.rules_of_releases, budgets.releases),
-    "twins": Suite(selection.rules_of_twins, selection.twins),
-    "selection": Suite(selection.rules_of_choices, selection.choices),
-    "sources": Suite(selection.rules_of_sources, selection.sources),
-    "amounts": Suite(balance.rules_of_amounts, balance.amounts),
-    "drift": Suite(drift.rules_of_drift, drift.drift, lambda params: params.gate.reference is not None),
+    "nulls": Suite(nulls.rules_of_nulls, _alone(nulls.nulls)),
+    "budgets": Suite(budgets.rules_of_budgets, _alone(budgets.budgets)),
+    "releases": Suite(budgets.rules_of_releases, _alone(budgets.releases)),
+    "twins": Suite(selection.rules_of_twins, _alone(selection.twins)),
+    "selection": Suite(selection.rules_of_choices, _alone(selection.choices)),
+    "sources": Suite(selection.rules_of_sources, _alone(selection.sources)),
+    "amounts": Suite(balance.rules_of_amounts, _alone(balance.amounts)),
+    "drift": Suite(drift.rules_of_drift, _alone(drift.drift), lambda params: params.gate.reference is not None),
 }
 
 
@@ -88,4 +95,4 @@ def table_sections(read: Read, params: DataParams) -> Iterator[tuple[str, Sectio
     """The sections over what stands in the tables."""
     for name, suite in SUITES.items():
         if suite.asked(params):
-            yield name, suite.section(read, params)
+            yield from suite.sections(name, read, params)

@@ -5,7 +5,7 @@ Each boundary from ingest to captions has a table, and rules of its own for the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from data_pipeline.params import Boundary as Name
 from data_pipeline.params import DataParams
 from infra.gates import Rule, Section
 
+AT_ONCE = 8
 CODE = "RULE"  # of the reason of a row that breaks a rule: `RULE:saturation`
 
 
@@ -75,14 +76,19 @@ def _told(rules: Sequence[Rule]) -> str:
     return f"{CODE}:{','.join(columns_of(rules))}"
 
 
-def section(boundary: Name, read: Read, params: DataParams) -> Section:
-    """The rows that go on: without a reason, and not set aside."""
+def sections(boundary: Name, read: Read, params: DataParams) -> Iterator[tuple[str, Section]]:
+    """The rows that go on: without a reason, and not set aside. A few rules at a time, so that few columns are held."""
     of = BOUNDARIES[boundary]
     rules = [*of.of_rows(params), *of.of_tables(params)]
-    rows = read(of.table, [of.key, "reason", *columns_of(rules)])
-    goes_on = ~filled(rows.column("reason")) & ~_set_aside(boundary, rows.column(of.key), read)
-    frame = rows.drop_columns(["reason"]).filter(pa.array(goes_on)).to_pandas(self_destruct=True)
-    return Section(frame, rules, of.key, of.nullable)
+    rows = read(of.table, [of.key, "reason"])
+    goes_on = pa.array(~filled(rows.column("reason")) & ~_set_aside(boundary, rows.column(of.key), read))
+    del rows
+    for begin in range(0, len(rules), AT_ONCE):
+        some = rules[begin : begin + AT_ONCE]
+        columns = list(dict.fromkeys([of.key, *columns_of(some)]))
+        frame = read(of.table, columns).filter(goes_on).to_pandas(self_destruct=True)
+        name = boundary if len(rules) <= AT_ONCE else f"{boundary} {begin // AT_ONCE + 1}/{-(-len(rules) // AT_ONCE)}"
+        yield name, Section(frame, some, of.key, of.nullable)
 
 
 def _set_aside(boundary: str, keys: pa.ChunkedArray, read: Read) -> Bools:

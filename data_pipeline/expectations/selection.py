@@ -25,7 +25,7 @@ def rules_of_twins(params: DataParams) -> list[Rule]:
         one_of("clip_known", [True], "a copy is a clip that goes on"),
         one_of("first_known", [True], "what stands for a group is a clip that goes on"),
         one_of("first_is_twin", [False], "what stands for a group is no copy itself"),
-        one_of("kind", ["hash", "embedding"], "says what found it"),
+        one_of("kind", ["hash", "embedding", "no copy"], "a copy says what found it"),
         within("hash_distance", 0.0, dedup.max_distance, "bits of 64", "data.dedup.max_distance"),
         within("embedding_distance", 0.0, dedup.max_embedding_distance or 0.0, "1 - cosine",
                "data.dedup.max_embedding_distance"),
@@ -37,36 +37,35 @@ def twins(read: Read, params: DataParams) -> Section:
     """Every live clip and every twin, with the clip that stands for its group (itself where it has no copies)."""
     clips, listed = read("clips", ["clip_id", "reason"]), read("twins", ["clip_id", "twin_of", "kind", "distance"])
     live = clips.column("clip_id").filter(pc.is_null(clips.column("reason")))
+    clip_at, stands_at = (places(listed.column(name), live) for name in ("clip_id", "twin_of"))
+    strange, copies = np.flatnonzero(clip_at < 0), np.flatnonzero(clip_at >= 0)
+    row = np.append(np.full(len(live), -1), strange)  # of the twins table, -1 for a clip that is no copy
+    row[clip_at[copies]] = copies
+    group = np.append(np.arange(len(live)), np.full(len(strange), -1))  # place of the clip that stands for it
+    group[row >= 0] = stands_at[row[row >= 0]]
+    is_twin = np.append(row[: len(live)] >= 0, False)
     chosen = read("selection", ["clip_id", "keep"])
-    kept = chosen.column("clip_id").filter(pc.fill_null(chosen.column("keep"), False))
-    copy_at = places(live, listed.column("clip_id"))
-    strange = places(listed.column("clip_id"), live) < 0
-    row = np.append(copy_at, np.flatnonzero(strange))  # of the twins table, -1 for a clip that is no copy
-    ids = pa.chunked_array([*live.chunks, *listed.column("clip_id").filter(pa.array(strange)).chunks], pa.string())
-    first = pc.if_else(
-        pa.array(row >= 0), listed.column("twin_of").take(pa.array(np.maximum(row, 0), mask=row < 0)), ids
-    )
-    kind = pc.fill_null(listed.column("kind").take(pa.array(np.maximum(row, 0), mask=row < 0)), "none")
+    kept_at = places(chosen.column("clip_id").filter(pc.fill_null(chosen.column("keep"), False)), live)
+    counted = group[kept_at[kept_at >= 0]]
+    keeps = np.append(np.bincount(counted[counted >= 0], minlength=len(live)), 0)
+    kind, names = codes(pc.fill_null(listed.column("kind"), "none"))
     distance = np.nan_to_num(at(numbers(listed.column("distance")), row, 0.0), nan=np.inf)
-    group = codes(pc.fill_null(first, ""))[0]
-    keeps = np.bincount(group, weights=_in(ids, kept), minlength=1)[group] if len(group) else group
+    found = pd.Categorical.from_codes(np.append(kind, len(names))[row], categories=pd.Index([*names, "no copy"]))
+    unknown = listed.column("clip_id").take(pa.array(strange))
+    ids = pa.chunked_array([*live.chunks, *unknown.chunks], pa.string())
     frame = pd.DataFrame(
         {
             "clip_id": ids.to_pandas(),
-            "clip_known": np.append(np.ones(len(live), bool), np.zeros(int(strange.sum()), bool)),
-            "first_known": _in(first, live),
-            "first_is_twin": _in(first, listed.column("clip_id")),
-            "kind": np.where(row < 0, "hash", kind.to_numpy(zero_copy_only=False).astype(str)),
-            "hash_distance": np.where(filled_true(pc.not_equal(kind, "embedding")), distance, 0.0),
-            "embedding_distance": np.where(filled_true(pc.equal(kind, "embedding")), distance, 0.0),
-            "copies_kept": keeps,
+            "clip_known": np.arange(len(row)) < len(live),
+            "first_known": group >= 0,
+            "first_is_twin": is_twin[group],
+            "kind": found,
+            "hash_distance": np.where(found == "embedding", 0.0, distance),
+            "embedding_distance": np.where(found == "embedding", distance, 0.0),
+            "copies_kept": keeps[group],
         }
     )
     return Section(frame, rules_of_twins(params), "clip_id")
-
-
-def _in(keys: pa.ChunkedArray, among: pa.ChunkedArray) -> Bools:
-    return np.asarray(pc.is_in(keys, value_set=among).to_numpy(zero_copy_only=False), bool)
 
 
 def rules_of_choices(params: DataParams) -> list[Rule]:
@@ -81,23 +80,19 @@ def rules_of_choices(params: DataParams) -> list[Rule]:
 
 
 def choices(read: Read, params: DataParams) -> Section:
-    chosen = read(
-        "selection", ["clip_id", "source", "keep", "reason", "reasons", "vmaf_percentile", "bucket", "subset"]
-    )
+    """One row a clip of the selection."""
+    broken = _broken(read, params)
+    chosen = read("selection", ["clip_id", "keep", "reason", "bucket", "subset"])
     keep = filled_true(chosen.column("keep"))
-    without = ~filled(chosen.column("reason")) & (
-        pc.fill_null(pc.list_value_length(chosen.column("reasons")), 0).to_numpy() == 0
-    )
-    broken = np.full(len(chosen), "none", object)
-    broken[keep] = _broken(read, chosen.filter(pa.array(keep)), params)
+    reasons = pc.fill_null(pc.list_value_length(read("selection", ["reasons"]).column("reasons")), 0).to_numpy()
     subset = pc.fill_null(chosen.column("subset"), "")
     frame = pd.DataFrame(
         {
             "clip_id": chosen.column("clip_id").to_pandas(),
-            "explained": keep == without,
-            "rules_broken": pd.Categorical(broken),
-            "side": pd.Categorical(_where(keep, subset, pc.binary_join_element_wise("dropped", subset, ""))),
-            "bucket": pd.Categorical(_where(keep, chosen.column("bucket"), f"0x0x{params.split.frames}")),
+            "explained": keep == (~filled(chosen.column("reason")) & (reasons == 0)),
+            "rules_broken": broken,
+            "side": _where(keep, subset, pc.binary_join_element_wise("dropped", subset, "")),
+            "bucket": _where(keep, chosen.column("bucket"), f"0x0x{params.split.frames}"),
         }
     )
     return Section(frame, rules_of_choices(params), "clip_id")
@@ -107,38 +102,43 @@ def _where(keep: Bools, kept: pa.ChunkedArray, dropped: pa.ChunkedArray | str) -
     return cast(pd.Series, pc.dictionary_encode(pc.if_else(pa.array(keep), kept, dropped)).to_pandas())
 
 
-def _broken(read: Read, kept: pa.Table, params: DataParams) -> np.ndarray:
-    """The first rule that each kept clip breaks, as `curate.failures` names it, or "none"."""
-    result = np.full(len(kept), "none", object)
-    for name, failing in _failing(read, kept, params):
-        result[failing & (result == "none")] = name
-    return result
+def _broken(read: Read, params: DataParams) -> pd.Categorical[str]:
+    """The first rule that each kept clip breaks, as `curate.failures` names it; "none" for the others."""
+    chosen = read("selection", ["clip_id", "source", "keep", "vmaf_percentile"])
+    keep, names = filled_true(chosen.column("keep")), ["none"]
+    first = np.zeros(len(chosen), np.int16)
+    for name, failing in _failing(read, chosen, params):
+        first[failing & keep & (first == 0)] = len(names)
+        names.append(name)
+    return pd.Categorical.from_codes(first, categories=pd.Index(names))
 
 
-def _failing(read: Read, kept: pa.Table, params: DataParams) -> Iterator[tuple[str, Bools]]:
+def _failing(read: Read, chosen: pa.Table, params: DataParams) -> Iterator[tuple[str, Bools]]:
+    """(rule, which clips of the selection break it)."""
+    ids = chosen.column("clip_id")
     clips = read("clips", ["clip_id", "video_id", "reason"])
-    clip_at = places(kept.column("clip_id"), clips.column("clip_id"))
+    clip_at = places(ids, clips.column("clip_id"))
     video_at = places(clips.column("video_id"), good_videos(read).column("video_id"))
     yield "UNKNOWN_CLIP", clip_at < 0
     yield "REFUSED_CLIP", np.asarray(at(filled(clips.column("reason")), clip_at, False), bool)
     yield "MISSING_VIDEO", np.asarray(at(video_at, clip_at, -1)) < 0
-    source, names = codes(pc.fill_null(kept.column("source"), ""))
+    del clips
+    source, names = codes(pc.fill_null(chosen.column("source"), ""))
     bounds = bounds_by_source([params.curate.ranges_of(name) for name in names])
-    measures = [name for name in bounds if name != "vmaf_percentile"]
-    scores = read("scores", ["clip_id", "reason", *measures])
-    score_at = places(kept.column("clip_id"), scores.column("clip_id"))
+    scores = read("scores", ["clip_id", "reason"])
+    score_at = places(ids, scores.column("clip_id"))
     yield "MISSING_SCORE", (score_at < 0) | np.asarray(at(filled(scores.column("reason")), score_at, False), bool)
     for name, (low, high) in bounds.items():
-        table, row = (kept, np.arange(len(kept))) if name == "vmaf_percentile" else (scores, score_at)
-        values = np.asarray(at(numbers(table.column(name)), row, np.nan), np.float64)
+        percentile = name == "vmaf_percentile"
+        column = (chosen if percentile else read("scores", [name])).column(name)
+        values = np.asarray(at(numbers(column), np.arange(len(ids)) if percentile else score_at, np.nan), np.float64)
         asked = ~np.isnan(low[source])
         yield f"MISSING_{name.upper()}", asked & ~np.isfinite(values)
         yield f"{name.upper()}_LOW", asked & (values < low[source])
         yield f"{name.upper()}_HIGH", asked & (values > high[source])
     captions = read("captions", ["clip_id", "characters", "reason"])
     told = filled_true(pc.greater(captions.column("characters"), 0)) & ~filled(captions.column("reason"))
-    told_at = places(kept.column("clip_id"), captions.column("clip_id"))
-    yield "MISSING_CAPTION", ~np.asarray(at(told, told_at, False), bool)
+    yield "MISSING_CAPTION", ~np.asarray(at(told, places(ids, captions.column("clip_id")), False), bool)
 
 
 def rules_of_sources(params: DataParams) -> list[Rule]:

@@ -19,6 +19,7 @@ from good_tables import ROOT, Rows, good_rows, params, reader, row, set_aside, t
 from data_pipeline import tables
 from data_pipeline.curate import failures
 from data_pipeline.expectations import SUITES, data_sections, document, files, table_sections
+from data_pipeline.expectations.budgets import budgets
 from data_pipeline.expectations.facts import on_disk
 from data_pipeline.expectations.rows import BOUNDARIES
 from data_pipeline.expectations.selection import choices
@@ -41,10 +42,10 @@ def good() -> Rows:
 def judge(rows: Rows, *sections: str, asked: DataParams = PARAMS, only: str = "") -> Verdict:
     """The verdict on the named sections, or all; with `only`, by the rules that read exactly these columns."""
     suites = {name: SUITES[name] for name in sections or SUITES if SUITES[name].asked(asked)}
-    made = {name: suite.section(reader(rows), asked) for name, suite in suites.items()}
+    made = [each for name, suite in suites.items() for each in suite.sections(name, reader(rows), asked)]
     if only:
-        made = {n: replace(s, rules=[r for r in s.rules if ", ".join(r.columns) == only]) for n, s in made.items()}
-    return evaluate("data", made, {})
+        made = [(n, replace(s, rules=[r for r in s.rules if ", ".join(r.columns) == only])) for n, s in made]
+    return evaluate("data", [(name, section) for name, section in made if section.rules], {})
 
 
 def failing(verdict: Verdict, severity: str = "critical") -> set[str]:
@@ -142,7 +143,7 @@ def test_a_row_that_breaks_a_rule_is_set_aside_over_budget_and_never_goes_on(
     [entry] = [each for each in good["quarantine"] if each["reason"].startswith("RULE:")]
     assert entry["key"] == bad[of.key] and set(column.split(", ")) <= set(entry["reason"][5:].split(","))
     assert judge(good, boundary, only=column).verdict == "green", "what goes on keeps the rule"
-    over = SUITES["budgets"].section(reader(good), PARAMS).frame
+    over = budgets(reader(good), PARAMS).frame
     [told] = over["reason"][over["share"] > over["budget"]]
     assert told.startswith(f"{boundary} RULE: 1 of")
 
@@ -244,10 +245,10 @@ def test_a_released_row_goes_on_and_one_without_effect_is_told(good: Rows) -> No
 def test_a_budget_lets_some_rows_be_set_aside(good: Rows) -> None:
     good["scores"][0]["saturation"] = 256.0
     good["quarantine"] = set_aside(good, PARAMS)
-    budgets = {name: dict(each) for name, each in PARAMS.gate.budgets.items()}
+    shares = {name: dict(each) for name, each in PARAMS.gate.budgets.items()}
     for share, verdict in ((1 / 18, "green"), (0.05, "red")):
-        budgets["scores"]["RULE"] = share
-        assert judge(good, "budgets", asked=params(budgets=budgets)).verdict == verdict
+        shares["scores"]["RULE"] = share
+        assert judge(good, "budgets", asked=params(budgets=shares)).verdict == verdict
 
 
 def test_stand_ins_are_refused_where_production_is_demanded(good: Rows) -> None:
