@@ -1,0 +1,20 @@
+"""The picture of the figures shows what their files hold, and is the one that stands in the docs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def test_the_picture_in_the_docs_is_of_these_figures(tmp_path: Path) -> None:
+    out = tmp_path / "performance.svg"
+    subprocess.run([sys.executable, ROOT / "benchmarks" / "picture.py", RESULTS, "--out", out], check=True)
+    assert out.read_text() == (ROOT / "docs" / "performance.svg").read_text(), "draw it again: benchmarks/picture.py"
+    shown = "".join(ElementTree.parse(out).getroot().itertext())
+    figures = json.loads((RESULTS / "step-h100.json").read_text())
+    assert all(f"{took:.0f} ms" in shown for took in figures["cfg"]["ms"].values())
+    assert figures["about"]["device"] in shown
