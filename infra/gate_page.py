@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 LARGEST = sys.float_info.max  # between its negative and itself lies every finite number
@@ -39,6 +39,7 @@ th, td { text-align: left; vertical-align: top; padding: .35rem .6rem; border-bo
 td:nth-child(n+4) { overflow-wrap: anywhere; }
 td:nth-child(-n+3) { white-space: nowrap; }
 td small { display: block; opacity: .75; white-space: normal; max-width: 26rem; }
+details { margin: .6rem 0; } summary { opacity: .75; cursor: pointer; }
 figure { display: inline-block; margin: .5rem 1.5rem .5rem 0; } figcaption { font-size: .85em; max-width: 22rem; }
 svg text { font-size: 11px; fill: currentColor; } svg .axis { stroke: currentColor; }
 .first { fill: #8886; } .second { fill: none; stroke: #2a6fdb; stroke-width: 2; }
@@ -92,9 +93,34 @@ _HEAD = "<th></th><th>rule</th><th>column</th><th>limits</th><th>observed</th><t
 
 
 def _section(name: str, section: Mapping[str, Any]) -> str:
-    rows = "".join(f"<tr>{_cells(rule)}</tr>" for rule in section["rules"])
-    table = _table(f"{_text(name)}: {section['rows']:,} rows", _HEAD, rows)
-    return table + "".join(overlay(picture) for picture in section.get("pictures", []))
+    told = [rule for rule in section["rules"] if rule.get("about")] or section["rules"]
+    taken = [rule for rule in section["rules"] if rule not in told]
+    return "".join(
+        [
+            f"<h2>{_text(name)}: {section['rows']:,} rows</h2>",
+            _grid(_HEAD, (_cells(rule) for rule in told)),
+            _counts(section.get("table", [])),
+            *(overlay(picture) for picture in section.get("pictures", [])),
+            _granted(taken),
+        ]
+    )
+
+
+def _counts(table: Sequence[Mapping[str, Any]]) -> str:
+    """A small table as it is."""
+    if not table:
+        return ""
+    head = "".join(f"<th>{_text(column)}</th>" for column in table[0])
+    return _grid(head, ("".join(f"<td>{_text(_short(value))}</td>" for value in row.values()) for row in table))
+
+
+def _granted(rules: Sequence[Mapping[str, Any]]) -> str:
+    """What the declared rules presuppose, folded away where there are others to read."""
+    if not rules:
+        return ""
+    held = sum(rule["ok"] for rule in rules)
+    told = f"{held} of {len(rules)} rules hold that these take for granted: rows, columns, no nulls, finite numbers"
+    return f"<details><summary>{told}</summary>{_grid(_HEAD, (_cells(rule) for rule in rules))}</details>"
 
 
 _WIDTH, _HEIGHT, _FOOT = 340, 110, 16
@@ -130,7 +156,7 @@ def _steps(shares: Sequence[float], top: float) -> str:
 def _cells(rule: Mapping[str, Any]) -> str:
     mark = "yes" if rule["ok"] else "warn" if rule["severity"] == "warning" else "no"
     word = {"yes": "holds", "warn": "warning", "no": "fails"}[mark]
-    name = f'<span title="{_text(rule["rule"])}">{_text(rule_name(str(rule["rule"])))}</span>'
+    name = f'<span title="{_text(rule["rule"])}">{_text(rule_name(str(rule["rule"]), rule["limits"]))}</span>'
     about = f"<small>{_text(rule['about'])}</small>" if rule.get("about") else ""
     param = f"<small><code>{_text(rule['param'])}</code></small>" if rule.get("param") else ""
     column, limits, observed, count = (
@@ -148,8 +174,10 @@ def _cells(rule: Mapping[str, Any]) -> str:
     )
 
 
-def rule_name(rule: str) -> str:
+def rule_name(rule: str, limits: Mapping[str, Any]) -> str:
     """The rule in words: those of `_NAMES`, else the words that its own name is made of."""
+    if limits.get("or_equal"):
+        return "the first is at least the second"
     spelled = re.sub(r"(?<!^)(?=[A-Z])", " ", rule.removeprefix("Expect")).lower()
     return _NAMES.get(rule, spelled.replace(" to ", " "))
 
@@ -167,7 +195,7 @@ def limits_text(limits: Mapping[str, Any]) -> str:
     return ", ".join(word for word in words if word)
 
 
-_LIMITS = ("min_value", "max_value", "value", "value_set")
+_LIMITS = ("min_value", "max_value", "value", "value_set", "or_equal")
 
 
 def _range(limits: Mapping[str, Any]) -> str:
@@ -206,9 +234,15 @@ def _digests(document: Mapping[str, Any]) -> str:
 
 
 def _table(title: str, head: str, rows: str) -> str:
-    return (
-        f'<h2>{title}</h2><div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
-    )
+    return f"<h2>{title}</h2>{_frame(head, rows)}"
+
+
+def _grid(head: str, rows: Iterable[str]) -> str:
+    return _frame(head, "".join(f"<tr>{row}</tr>" for row in rows))
+
+
+def _frame(head: str, rows: str) -> str:
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
 def _short(value: Any) -> str:

@@ -75,13 +75,17 @@ class Overlay:
 
 @dataclass(frozen=True)
 class Section:
-    """A table under its rules. A column in `nullable` may hold nulls; any other that a rule reads may not."""
+    """A table under its rules. A column in `nullable` may hold nulls; any other that a rule reads may not.
+
+    `shown`: the table is small and of counts, and stands in the verdict and on its page.
+    """
 
     frame: pd.DataFrame
     rules: Sequence[Rule]
     key_column: str
     nullable: Sequence[str] = ()
     pictures: Sequence[Overlay] = ()
+    shown: bool = False
 
 
 @dataclass(frozen=True)
@@ -213,8 +217,17 @@ def _check_section(name: str, section: Section) -> tuple[dict[str, Any], list[st
         return {"rows": len(section.frame), "rules": []}, [f"the check did not run: {_first_line(error)}"]
     if section.frame.empty:
         problems.insert(0, "the table is empty, so no rule was put to the test")
-    pictures = {"pictures": [_plain(vars(picture)) for picture in section.pictures]} if section.pictures else {}
-    return {"rows": len(section.frame), "rules": found, **pictures}, problems
+    return {"rows": len(section.frame), "rules": found, **_exhibits(section)}, problems
+
+
+def _exhibits(section: Section) -> dict[str, Any]:
+    """What of a section is shown beside its rules."""
+    found: dict[str, Any] = {}
+    if section.pictures:
+        found["pictures"] = [_plain(vars(picture)) for picture in section.pictures]
+    if section.shown:
+        found["table"] = [_plain(row) for row in section.frame.to_dict("records")]
+    return found
 
 
 def _taken_for_granted(section: Section) -> list[Rule]:

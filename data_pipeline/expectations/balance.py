@@ -35,7 +35,7 @@ def rows_in_and_out(read: Read, params: DataParams) -> Section:
         _chosen(read),
         _set_aside(read),
     ]
-    return Section(pd.DataFrame(rows), rules_of_rows(params), "rows")
+    return Section(pd.DataFrame(rows), rules_of_rows(params), "rows", shown=True)
 
 
 def _row(boundary: str, on: Bools, refused: Bools, foreign: int) -> dict[str, object]:
@@ -142,7 +142,7 @@ def amounts(read: Read, params: DataParams) -> Section:
         "shots_on_both_sides": len(both),
         "set_aside_and_kept": _kept_in_spite(read, chosen.column("clip_id").filter(pa.array(keep))),
     }
-    return Section(pd.DataFrame([{"data": "all", **counts}]), rules_of_amounts(params), "data")
+    return Section(pd.DataFrame([{"data": "all", **counts}]), rules_of_amounts(params), "data", shown=True)
 
 
 def _kept_in_spite(read: Read, kept: pa.ChunkedArray) -> int:

@@ -35,7 +35,7 @@ def budgets(read: Read, params: DataParams) -> Section:
             most = budget.get(reason, 0.0 if reason == CODE else budget[OTHERS])
             told_of = f"{boundary} {reason}: {met[boundary, reason]} of {every}"
             rows.append({"reason": told_of, "share": share, "budget": most})
-    return Section(pd.DataFrame(rows), rules_of_budgets(params), "reason")
+    return Section(pd.DataFrame(rows), rules_of_budgets(params), "reason", shown=True)
 
 
 def rules_of_releases(params: DataParams) -> list[Rule]:

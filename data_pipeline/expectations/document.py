@@ -63,7 +63,7 @@ def _table(name: str, rules: Sequence[Rule], params: DataParams) -> Iterator[str
 def _limits(rule: Rule) -> str:
     """The limits in words; of a rule that has none but its columns, its name."""
     bare = {key: value for key, value in rule.limits.items() if not key.startswith("column")}
-    return limits_text(bare).replace("|", "\\|") if bare.keys() - {"or_equal"} else rule_name(rule.name)
+    return limits_text(bare).replace("|", "\\|") or rule_name(rule.name, rule.limits)
 
 
 def _of_rows(name: str, params: DataParams) -> list[Rule]:

@@ -54,6 +54,7 @@ def drift(read: Read, params: DataParams) -> Section:
 def _row(what: str, here: Floats, there: Floats, bound: float) -> dict[str, object]:
     distance = apart(here, there)
     chance = CHANCE * math.sqrt(1 / len(here) + 1 / len(there)) if len(here) and len(there) else 0.0
+    chance = min(chance, 1.0)
     spread = f"{what}: {distance:.3f} apart, {chance:.3f} may be chance, {bound:g} beyond it is allowed"
     return {"spread": spread, "beyond_chance": round(max(0.0, distance - chance), 6), "bound": bound}
 

@@ -43,4 +43,4 @@ def nulls(read: Read, params: DataParams) -> Section:
         for name in columns:
             gone = pc.sum(found.column(name).is_null(nan_is_null=True)).as_py() or 0
             rows.append({"column": f"{table}.{name}", "nulls": gone / len(found) if len(found) else 1.0})
-    return Section(pd.DataFrame(rows).assign(most=params.gate.max_nulls), rules_of_nulls(params), "column")
+    return Section(pd.DataFrame(rows).assign(most=params.gate.max_nulls), rules_of_nulls(params), "column", shown=True)

@@ -50,7 +50,7 @@ def breaking(rule: Rule, table: pa.Table, nullable: Collection[str] = ()) -> Boo
     """Of each row, whether it breaks the rule. A null breaks it unless its column is in `nullable`, infinity always."""
     columns = [_plain(table.column(name)) for name in rule.columns]
     missing = [_missing(column) for column in columns]
-    absent = np.logical_or.reduce(missing)
+    absent = np.logical_and.reduce(missing)
     infinite = np.logical_or.reduce([_infinite(column) for column in columns])
     held = _filled(_HOLDS[rule.name](rule, *columns))
     demanded = [gone for gone, name in zip(missing, rule.columns, strict=True) if name not in nullable]

@@ -159,4 +159,4 @@ def sources(read: Read, params: DataParams) -> Section:
     share = {name: kept[at_] / clips[at_] if clips[at_] else 0.0 for at_, name in enumerate(names)}
     every = sorted({*share, *good_videos(read).column("source").to_pylist()} - {None})
     frame = pd.DataFrame({"source": every, "kept_fraction": [float(share.get(name, 0.0)) for name in every]})
-    return Section(frame, rules_of_sources(params), "source")
+    return Section(frame, rules_of_sources(params), "source", shown=True)

@@ -12,14 +12,14 @@ import pandas as pd
 import pyarrow as pa
 
 from data_pipeline.expectations.rules import equal, one_of, within
-from data_pipeline.params import PixelsParams
+from data_pipeline.params import View
 from infra.gates import Rule, Section, expect
 
 Row = dict[str, Any]
 
 
 def shard_sections(
-    folder: Path, selection: pa.Table, view: PixelsParams, text_tokens: int | None, measured: Mapping[str, float] | None
+    folder: Path, selection: pa.Table, view: View, text_tokens: int | None, measured: Mapping[str, float] | None
 ) -> dict[str, Section]:
     """The sections of the boundary. ValueError for nothing; what is wrong with the folder is a row of `files`.
 
@@ -76,22 +76,24 @@ def _balance(index: list[Row], kept: Mapping[str, str]) -> Section:
     return Section(frame, rules_of_balance(), "data")
 
 
-def rules_of_samples(view: PixelsParams, text_tokens: int | None) -> list[Rule]:
+def rules_of_samples(view: View, text_tokens: int | None, multiple: int = 1) -> list[Rule]:
+    """`multiple`: pixels of a latent's side, of which the sides of a view with several sizes are multiples."""
+    sizes = view.sizes(multiple)
     key = "data.pixels" if text_tokens is None else "data.views"
     rules = [
         expect("ExpectColumnValuesToBeUnique", column="key", about="no clip stands twice"),
         equal("side", "chosen_side", "on the side that the selection chose; a clip that is not kept is on none"),
-        one_of("bucket", [f"{view.height}x{view.width}x{view.frames}"], "of the size of its view", key),
+        one_of("bucket", [f"{h}x{w}x{view.frames}" for h, w in sizes], "of the size of its view", key),
         one_of("finite", [True], "every number is finite"),
         within("spread", 1e-3, None, "is no flat grey: standard deviation of its numbers"),
     ]
     if text_tokens is None:
-        shape = f"{view.frames}x{view.height}x{view.width}x3"
-        return [*rules, one_of("shape", [shape], "all frames of the size of its view, RGB", key)]
+        shapes = [f"{view.frames}x{h}x{w}x3" for h, w in sizes]
+        return [*rules, one_of("shape", shapes, "all frames of the size of its view, RGB", key)]
     return [
         *rules,
-        expect("ExpectColumnUniqueValueCountToBeBetween", column="shape", min_value=1, max_value=1,
-               about="all latents have one shape"),
+        expect("ExpectColumnUniqueValueCountToBeBetween", column="shape" if len(sizes) == 1 else "grain", min_value=1,
+               max_value=1, about="all latents have one shape" if len(sizes) == 1 else "latents of one grain"),
         expect("ExpectColumnMeanToBeBetween", column="mean", min_value=-1.0, max_value=1.0,
                about="latents are normalised: mean over all of them near 0"),
         within("spread", 0.05, 10.0, "latents are normalised: standard deviation near 1"),
@@ -106,7 +108,7 @@ def _sample_section(
     index: list[Row],
     kept: Mapping[str, str],
     samples: list[Row],
-    view: PixelsParams,
+    view: View,
     text_tokens: int | None,
     measured: Mapping[str, float] | None,
 ) -> Section:
@@ -120,7 +122,16 @@ def _sample_section(
         frame["motion_off"] = [
             abs(sample["motion"] - told.get(row["key"], -1.0)) for row, sample in zip(index, samples, strict=True)
         ]
-    return Section(frame, rules_of_samples(view, text_tokens), "key")
+        frame["grain"] = [_grain(sample["shape"], row["bucket"]) for row, sample in zip(index, samples, strict=True)]
+    multiple = int(frame["grain"].iloc[0].split("x")[2].split(".")[0]) if text_tokens is not None and index else 1
+    return Section(frame, rules_of_samples(view, text_tokens, max(1, multiple)), "key")
+
+
+def _grain(shape: str, bucket: str) -> str:
+    """ "CxTxhxw" of latents as channels, latent frames and the pixels that a latent stands for, down and across."""
+    channels, frames, *sides = (int(part) for part in shape.split("x"))
+    pixels = [int(part) for part in bucket.split("x")[:2]]
+    return "x".join(f"{n:g}" for n in (channels, frames, *(p / max(1, side) for p, side in zip(pixels, sides, strict=True))))
 
 
 def _samples(folder: Path, index: list[Row], pixels: bool) -> list[Row]:

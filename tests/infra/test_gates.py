@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ import pytest
 from infra.gates import (
     GateBroken,
     GateRed,
+    Overlay,
     Rule,
     Section,
     Verdict,
@@ -114,6 +116,54 @@ def test_a_failure_names_the_rows() -> None:
     rule = next(r for r in judged(frame).sections["clips"]["rules"] if r["column"] == "motion" and not r["ok"])
     assert rule["unexpected_count"] == 27
     assert rule["examples"] == [f"c{i:02d}" for i in range(2, 22)]
+
+
+def test_the_rows_of_a_pair_a_combination_and_a_null_are_named() -> None:
+    frame = good()
+    frame.loc[6, "end"] = 0.0
+    frame.loc[[11, 12], "start"] = 0.0
+    frame.loc[4, "motion"] = math.nan
+    told = {rule["rule"]: rule["examples"] for rule in judged(frame).sections["clips"]["rules"] if not rule["ok"]}
+    assert told == {
+        "ExpectColumnPairValuesAToBeGreaterThanB": ["c06"],
+        "ExpectCompoundColumnsToBeUnique": ["c10", "c11", "c12"],
+        "ExpectColumnValuesToNotBeNull": ["c04"],
+    }
+
+
+def test_sections_may_come_one_after_another() -> None:
+    rules = [expect("ExpectColumnValuesToBeUnique", column="clip_id")]
+    two = [("a", Section(good(), rules, "clip_id")), ("b", Section(good().head(0), rules, "clip_id"))]
+    assert evaluate("data", iter(two), {}) == evaluate("data", dict(two), {})
+    assert evaluate("data", iter([]), {}).verdict == "broken"
+
+
+def test_words_and_key_of_a_rule_stand_in_the_failure_and_on_the_page(tmp_path: Path) -> None:
+    rule = expect("ExpectColumnMaxToBeBetween", column="motion", max_value=1.0, about="moves little", param="data.x")
+    verdict = judged(good(), [rule])
+    assert verdict.failures() == [
+        "clips: ExpectColumnMaxToBeBetween(motion) max_value 1.0 [data.x]: observed 2.9; wanted: moves little"
+    ]
+    write(verdict, tmp_path / "gates" / "data.json")
+    page = page_path(tmp_path / "gates" / "data.json").read_text()
+    assert "<small>moves little</small>" in page and "at most 1<small><code>data.x</code></small>" in page
+    assert page.index("<details>") > page.index("moves little"), "what is taken for granted is folded away"
+
+
+def test_small_tables_and_two_spreads_are_shown(tmp_path: Path) -> None:
+    frame = pd.DataFrame([{"what": "<motion>", "distance": 0.25}])
+    rules = [expect("ExpectColumnValuesToBeBetween", column="distance", max_value=0.5)]
+    picture = Overlay("<motion> apart", 0.0, 30.0, {"film": [0.5, 0.5, 0.0, 0.0], "more": [0.0, 0.0, 0.25, 0.75]})
+    section = Section(frame, rules, "what", pictures=[picture], shown=True)
+    path = tmp_path / "gates" / "data.json"
+    write(evaluate("data", {"drift": section}, {}), path)
+    assert json.loads(path.read_text())["sections"]["drift"]["table"] == [{"what": "<motion>", "distance": 0.25}]
+    page = page_path(path).read_text()
+    assert "<td>&lt;motion&gt;</td><td>0.25</td>" in page and "<motion>" not in page
+    assert page.count("<svg") == 1 and "grey: film, line: more" in page
+    area, line = re.findall(r'<path class="\w+" d="([^"]+)"', page)
+    lowest = [min(float(y) for y in re.findall(r"L[\d.]+ ([\d.]+)", path)) for path in (area, line)]
+    assert lowest == [39.3, 4.0], "both are drawn to one scale: 0.5 reaches two thirds of the height of 0.75"
 
 
 def of_one_row(**values: Any) -> Verdict:
