@@ -5,6 +5,7 @@ keeps its sums in bf16; `linear` also runs the 1x1 convolutions of the Mix-FFN a
 tokens. Both are public recipes (Sol-Engine's flags; SGLang), put on from outside so that no line of theirs is here.
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ def diffusers_model(model: SanaVideo) -> Any:
         )
         rope = type(peer.rope)
     peer.rope = rope(config.head_width, config.patch_size, config.rope_max).to(parameter.device)
-    peer.load_state_dict(weights.to_diffusers(model.state_dict()), assign=True)
+    peer.load_state_dict(weights.to_diffusers(model.state_dict(), model.config), assign=True)
     return peer.eval()
 
 
@@ -103,4 +104,22 @@ def compiled(peer: Any) -> Any:
     """torch.compile, block by block, default mode; in place."""
     for block in peer.transformer_blocks:
         block.compile()
+    return peer
+
+
+def diffusers_pipeline(pipeline: Any) -> Any:
+    """diffusers' SanaVideoPipeline with our weights: its own scheduler, and the autoencoder in fp32, as it ships."""
+    from diffusers import DPMSolverMultistepScheduler, SanaVideoPipeline
+
+    scheduler = DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=pipeline.defaults.flow_shift
+    )
+    peer = SanaVideoPipeline(
+        tokenizer=pipeline.text_encoder.tokenizer,
+        text_encoder=pipeline.text_encoder.model,
+        vae=copy.deepcopy(pipeline.autoencoder.vae).float(),
+        transformer=diffusers_model(pipeline.model),
+        scheduler=scheduler,
+    )
+    peer.set_progress_bar_config(disable=True)
     return peer

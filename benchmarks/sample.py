@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peers
 import torch
 from clock import Clock
 from random_parts import PROMPT, SIZES, Sizes, about, network, wan, wanted_device, write_gemma
@@ -31,7 +32,7 @@ from sana_video.config import SamplingDefaults
 from sana_video.pipeline import SanaVideoPipeline
 from sana_video.text import TextParams, load_text_encoder
 from sana_video.video.behind import Behind
-from sana_video.video.mp4 import Mp4Writer
+from sana_video.video.mp4 import Mp4Writer, encode_mp4
 
 STEP_LIST = (1000, 960, 889, 727)
 FEW = 4  # steps of what is made only to show that it is made
@@ -64,7 +65,10 @@ def main() -> None:
     parser.add_argument("--long", type=int, default=60, help="seconds of the long video; 0 for none")
     parser.add_argument("--decoder", choices=["fast", "exact"], default="fast", help="as `sana-video sample` has it")
     parser.add_argument("--fp8", action="store_true", help="the network's large products in fp8")
+    parser.add_argument("--peer", action="store_true", help="also diffusers' pipeline for the video from text, in bf16")
     given = parser.parse_args()
+    if given.peer and given.fp8:
+        parser.error("--peer has its weights from our network, which --fp8 rounds: ask for one at a time")
     device, sizes = wanted_device(given.device), SIZES[given.preset]
     start = time.perf_counter()
     pipeline = random_pipeline(given.preset, device, fast=given.decoder == "fast")
@@ -95,6 +99,9 @@ def main() -> None:
     if device.type == "cuda":
         list(pipeline.stream(PROMPT, frames=5, steps=1))  # kernels are compiled and chosen outside the figures
     figures["made"] = [make(name, *job, given.out, device) for name, job in jobs.items()]
+    if given.peer:
+        figures["peer"] = make_by_peer(pipeline, given.steps, given.frames, given.out)
+        figures["peer_over_ours"] = figures["peer"]["took_seconds"] / figures["made"][0]["took_seconds"]
     (given.out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     show(figures)
 
@@ -162,6 +169,24 @@ def make(
     }
 
 
+def make_by_peer(pipeline: SanaVideoPipeline, steps: int, frames: int, out: Path) -> dict[str, Any]:
+    """The video from text by diffusers' pipeline with the same weights: all frames, then the file."""
+    peer, size = peers.diffusers_pipeline(pipeline), (pipeline.defaults.height, pipeline.defaults.width)
+
+    def call(steps: int, frames: int) -> Any:
+        return peer(
+            prompt=PROMPT, num_inference_steps=steps, frames=frames, height=size[0], width=size[1],
+            guidance_scale=pipeline.defaults.guidance, output_type="np", use_resolution_binning=False,
+            complex_human_instruction=None,
+        ).frames[0]  # fmt: skip
+
+    call(1, 5)
+    start = time.perf_counter()
+    made = call(steps, frames)
+    encode_mp4(out / "peer.mp4", (255 * made).round().astype(np.uint8), round(pipeline.defaults.fps), {"title": PROMPT})
+    return {"name": "diffusers pipeline", "frames": len(made), "took_seconds": round(time.perf_counter() - start, 2)}
+
+
 def write(path: Path, pieces: Iterator[Tensor], defaults: SamplingDefaults, frames: int, clock: Clock) -> Path:
     """An mp4 as the frames come, or a PNG of the only one."""
     told = {"title": PROMPT, "comment": "random weights"}
@@ -194,6 +219,9 @@ def show(figures: dict[str, Any]) -> None:
         for part, used in row["parts"].items():
             peak = "" if used["peak_gib"] is None else f"{used['peak_gib']:10.2f} GiB at most"
             print(f"  {part:14}{used['seconds']:10.2f} s{peak}")
+    if peer := figures.get("peer"):
+        ratio = figures["peer_over_ours"]
+        print(f"\n{peer['name']}: {peer['frames']} frames in {peer['took_seconds']:.1f} s, {ratio:.2f} times ours")
 
 
 if __name__ == "__main__":

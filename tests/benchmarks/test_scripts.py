@@ -33,7 +33,7 @@ def test_streaming_finds_a_constant_state(tmp_path: Path) -> None:
 
 
 def test_sample_makes_all_four_and_says_what_they_took(tmp_path: Path) -> None:
-    printed = run("sample.py", "--steps", "2", "--frames", "9", "--long", "1", "--out", str(tmp_path))
+    printed = run("sample.py", "--steps", "2", "--frames", "9", "--long", "1", "--peer", "--out", str(tmp_path))
     figures: dict[str, Any] = json.loads((tmp_path / "figures.json").read_text())
     assert figures["weights"] == "random"
     assert {row["file"]: frames_of(tmp_path / row["file"]) for row in figures["made"]} == {
@@ -46,3 +46,4 @@ def test_sample_makes_all_four_and_says_what_they_took(tmp_path: Path) -> None:
         assert {"text", "sampling", "autoencoder"} <= row["parts"].keys()
         assert abs(sum(part["seconds"] for part in row["parts"].values()) - row["took_seconds"]) < 0.5
     assert "long.mp4: 17 frames" in printed
+    assert figures["peer"]["frames"] == frames_of(tmp_path / "peer.mp4") == 9 and "times ours" in printed
