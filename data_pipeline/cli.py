@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from data_pipeline.classifying import classify
 from data_pipeline.job import (
     DATA_VERDICT,
     QUARANTINE,
@@ -26,6 +27,7 @@ from data_pipeline.job import (
     refuse,
 )
 from data_pipeline.measure import measure
+from data_pipeline.sft.commands import sft
 from infra.settings import load_section, load_yaml
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ app = typer.Typer(no_args_is_help=True, help="From films to shards: each stage o
 gate = typer.Typer(no_args_is_help=True, help="Check a boundary; exit 3 if red, 4 if the check itself is broken.")
 app.add_typer(gate, name="gate")
 app.command()(measure)
+app.add_typer(sft, name="sft")
+app.add_typer(classify, name="classify")
 
 Batch = Annotated[str, typer.Option("--batch", help="A name under data.batches in params.yaml.")]
 View = Annotated[str, typer.Option("--view", help="pixels, or a name under data.views in params.yaml.")]
@@ -151,7 +155,7 @@ def curate(context: typer.Context, overrides: Overrides = None, show: Show = Fal
         from data_pipeline import curate as stage
 
         inputs = stage.load(job.root, list(job.params.batches))
-        selection = stage.run(**vars(inputs), params=job.params.curate)
+        selection = stage.run(**vars(inputs), params=job.params.curate, classifiers=job.params.classify)
         job.write_columns("selection", selection, SELECTION)
         return {"clips": selection.num_rows, "kept": selection.column("keep").to_numpy().sum().item()}
 
@@ -191,7 +195,7 @@ def whatif(context: typer.Context, overrides: Overrides = None, show: Show = Fal
     from data_pipeline import whatif as stage
 
     try:
-        answer = stage.run(job.root, list(job.params.batches), job.params.curate)
+        answer = stage.run(job.root, list(job.params.batches), job.params.curate, job.params.classify)
     except ValueError as error:
         refuse(str(error))
     typer.echo(json.dumps(answer, indent=1) if as_json(context) else stage.shown(answer))
@@ -209,7 +213,8 @@ def encode(context: typer.Context, view: View, overrides: Overrides = None, show
 
         require(job.root / DATA_VERDICT, tables=job.tables())
         joined = job.joined()
-        kept = stage.kept_clips(joined.videos, joined.clips, joined.scores, joined.captions, joined.selection)
+        chosen = job.chosen(view, joined.selection)
+        kept = stage.kept_clips(joined.videos, joined.clips, joined.scores, joined.captions, chosen)
         folder, fps, limit = job.root / "data" / "shards" / view, job.params.split.fps, job.params.shards.max_bytes
         if view == "pixels":
             count = stage.write_pixels(folder, kept, job.params.pixels, fps, limit, job.root, progress.track)
@@ -300,7 +305,8 @@ def gate_shards(context: typer.Context, view: View, overrides: Overrides = None,
         name, tokens, motion = f"data/shards/{view}", _text_tokens(job, view), _motion(job, view)
         if not (job.root / name).is_dir():
             raise FileNotFoundError(f"no shards at {name}: run `sana-video data encode --view {view}`")
-        sections = shard_sections(job.root / name, job.joined().selection, job.view(view), tokens, motion)
+        chosen = job.chosen(view, job.joined().selection)
+        sections = shard_sections(job.root / name, chosen, job.view(view), tokens, motion)
         digests = {key: storage.digest(path) for key, path in {name: job.root / name, **selection}.items()}
         context = {"view": job.view(view).model_dump(mode="json"), "text_tokens": tokens}
         verdict = gates.evaluate(f"shards-{view}", sections, digests, context)

@@ -20,10 +20,10 @@ import pyarrow.compute as pc
 
 from data_pipeline import tables
 from data_pipeline.columns import Bools, Floats, Ints, at, codes, filled, first_rows, firsts, numbers, places, sorted_by
-from data_pipeline.params import CurateParams, Range, Ranges
+from data_pipeline.params import ClassifierParams, CurateParams, Range, Ranges
 from data_pipeline.reasons import Reasons
 from data_pipeline.subsets import GUARD, VAL, sides
-from sana_video.data.buckets import BUCKETS_480, nearest
+from sana_video.data.buckets import BUCKETS_480, nearest, shown
 
 CURATE_VERSION = 2
 
@@ -33,6 +33,8 @@ NEEDED = {
     "scores": ("clip_id", *(name for name in Ranges.model_fields if name in tables.SCORES.names), "reason"),
     "captions": ("clip_id", "text", "reason"),
 }
+
+ALONE = ("twins", "quarantine", "classes")
 
 Row = dict[str, Any]
 
@@ -47,11 +49,12 @@ class Inputs:
     captions: pa.Table
     twins: pa.Table
     quarantine: pa.Table
+    classes: pa.Table
 
 
 def load(root: Path, batches: Sequence[str]) -> Inputs:
     """The tables of exactly the named batches, without the columns that no rule looks at."""
-    alone = {name: tables.read(name, root / "data" / f"{name}.parquet") for name in ("twins", "quarantine")}
+    alone = {name: tables.read(name, root / "data" / f"{name}.parquet") for name in ALONE}
     return Inputs(**{name: join(name, root, batches, columns) for name, columns in NEEDED.items()}, **alone)
 
 
@@ -84,10 +87,12 @@ def run(
     twins: pa.Table,
     params: CurateParams,
     quarantine: pa.Table | None = None,
+    classes: pa.Table | None = None,
+    classifiers: Mapping[str, ClassifierParams] | None = None,
 ) -> pa.Table:
     """One row for every clip, by id: `keep`, `reason` (the first) and `reasons` (all), bucket, subset if kept.
 
-    Without a quarantine no clip is set aside.
+    Without a quarantine no clip is set aside, and without classifiers none is dropped for what one makes of it.
     """
     clips = sorted_by(clips, "clip_id")
     source, names = codes(clips.column("source"))
@@ -109,6 +114,9 @@ def run(
     for name, (low, high) in bounds_by_source([params.ranges_of(each) for each in names]).items():
         values = percentile if name == "vmaf_percentile" else _measured(scores, name, score_at)
         reasons.outside(name.upper(), values, low[source], high[source], open_)
+    for name, asked in (classifiers or {}).items():
+        low = np.array([asked.thresholds.get(each, np.nan) for each in names])
+        _classified(reasons, name, classes, clips.column("clip_id"), low[source], open_)
     _untold(reasons, captions, clips.column("clip_id"), open_)
     reasons.add("TWIN", spare_twins(twins, clips.column("clip_id"), reasons.count == 0))
     side = _sides(clips, source, reasons.count == 0, params.validation)
@@ -207,6 +215,20 @@ def bounds_by_source(ranges: Sequence[Mapping[str, Range]]) -> dict[str, tuple[F
     return {name: (both[:, 0], both[:, 1]) for name, both in ends.items()}
 
 
+def _classified(
+    reasons: Reasons, name: str, classes: pa.Table | None, clips: pa.ChunkedArray, threshold: Floats, asked: Bools
+) -> None:
+    """CLASSIFIED_… from the source's threshold on, MISSING_… where the classifier says nothing of a clip."""
+    asked = asked & ~np.isnan(threshold)
+    if classes is None:
+        raise ValueError(f"classifier {name}: its table is missing: run `sana-video data classify`")
+    own = classes.filter(pc.equal(classes.column("classifier"), name))
+    place = places(clips, own.column("clip_id"))
+    told = cast(Floats, at(numbers(own.column("probability")), place, np.nan))
+    reasons.add(f"MISSING_{name.upper()}", asked & ~np.isfinite(told))
+    reasons.add(f"CLASSIFIED_{name.upper()}", asked & np.isfinite(told) & (told >= threshold))
+
+
 def _untold(reasons: Reasons, captions: pa.Table, clips: pa.ChunkedArray, asked: Bools) -> None:
     """The caption's own reason, or MISSING_CAPTION where there is no text."""
     place = places(clips, captions.column("clip_id"))
@@ -240,8 +262,6 @@ def _selection(clips: pa.Table, bucket: pa.Array, percentile: Floats, reasons: R
         "vmaf_percentile": pa.array(percentile, from_pandas=True),
         "bucket": bucket,
         "subset": pa.array(["train", "val"]).take(names),
-        "sft_category": nothing,
-        "sft_style": nothing,
     }
     return pa.table(columns, schema=tables.SELECTION)
 
@@ -268,10 +288,7 @@ def _each(rows: Sequence[Row], work: Callable[[Row], str | None]) -> list[str | 
 
 def size(video: Row) -> str | None:
     """ "HxW": the published 480p size with the nearest aspect to the picture as shown; null for an unknown size."""
-    height, width = video["height"], video["width"]
-    if not height or not width:
+    if not video["height"] or not video["width"]:
         return None
-    width = max(1, round(width * (video.get("sample_aspect") or 1.0)))
-    if (video["rotation"] or 0) % 180:
-        height, width = width, height
+    height, width = shown(video["height"], video["width"], video.get("sample_aspect") or 1.0, video["rotation"] or 0)
     return "x".join(map(str, nearest(height, width, BUCKETS_480)))

@@ -31,6 +31,7 @@ Show = Annotated[bool, typer.Option("--print-config", help="Print the parameters
 
 DATA_VERDICT = "reports/gates/data.json"
 SELECTION = "data/selection.parquet"
+SFT = "data/sft.parquet"
 QUARANTINE = "data/quarantine.parquet"
 JOINED = ("videos", "clips", "scores", "captions")
 
@@ -82,6 +83,15 @@ class Job:
 
         alone = {name: tables.read(name, self.root / "data" / f"{name}.parquet") for name in ("twins", "selection")}
         return Joined(**{name: self.join(name) for name in JOINED}, **alone)
+
+    def chosen(self, view: str, selection: pa.Table) -> pa.Table:
+        """The rows of the selection that a view holds: all, or those of the SFT set."""
+        if view == "pixels" or self.params.views[view].clips == "selection":
+            return selection
+        from data_pipeline import tables
+        from data_pipeline.sft import only_chosen
+
+        return only_chosen(selection, tables.read("sft", self.root / SFT, ["clip_id", "chosen"]))
 
     def view(self, name: str) -> PixelsParams:
         return self.params.pixels if name == "pixels" else self.params.views[name]

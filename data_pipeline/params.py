@@ -19,6 +19,9 @@ Range = tuple[float, float]
 Branch = Literal["aesthetic", "technical"]
 Boundary = Literal["ingest", "split", "scores", "captions"]
 OTHERS = "others"
+CATEGORIES = ("human", "animal", "object", "scene")  # what moves, as captioners tell it (appendix D)
+STYLES = ("realistic", "cartoon", "cinematic")
+UNKNOWN = "unknown"  # the cell of clips whose captioner does not look
 Reason = Annotated[str, Field(pattern=r"^([A-Z][A-Z0-9_]*|others)$")]
 
 
@@ -229,6 +232,48 @@ class Ranges(Section):
         return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
 
 
+class ClassifierParams(Section):
+    """A fitted classifier (`sana-video data classify fit`) and, by source, from which probability on clips are dropped.
+
+    It is asked of the sources that `thresholds` names, and of no other.
+    """
+
+    file: Annotated[str, Field(pattern=r"^classifiers/[A-Za-z0-9_-][A-Za-z0-9._-]*\.json$")]
+    thresholds: Annotated[dict[str, Fraction], Field(min_length=1)]
+
+
+class MovesParams(Section):
+    """From how much on something counts as moving, pixels of the 320x576 picture over 0.5 s."""
+
+    object_motion: Annotated[float, Field(ge=0.0)]
+    camera_motion: Annotated[float, Field(ge=0.0)]
+
+
+class SftParams(Section):
+    """The SFT set. `quotas` gives cells ("category/style", `unknown`) so many clips by name; the others share what is
+    left of `target` evenly, but for `unknown`. `per_video`: at most so many clips of one film in a cell; null for any.
+    `accepted_only`: none that no person has accepted."""
+
+    target: Annotated[int, Field(ge=1, le=10_000_000)]
+    moves: MovesParams
+    ranges: Ranges
+    quotas: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    per_video: Annotated[int, Field(ge=1)] | None = None
+    accepted_only: bool = False
+
+    @model_validator(mode="after")
+    def _possible(self) -> SftParams:
+        cells = [*(f"{category}/{style}" for category in CATEGORIES for style in STYLES), UNKNOWN]
+        for name in self.quotas:
+            if name not in cells:
+                raise ValueError(f"quotas: {name!r} is no cell: they are {', '.join(cells)}")
+        if (named := sum(self.quotas.values())) > self.target:
+            raise ValueError(f"quotas: {named} clips by name are more than target {self.target}")
+        if "vmaf_percentile" in self.ranges.stated():
+            raise ValueError("ranges: vmaf_percentile is of a source, not of a clip: take vmaf_motion")
+        return self
+
+
 class CurateParams(Section):
     ranges: dict[str, Ranges]
     validation: Annotated[float, Field(gt=0.0, lt=0.5)]
@@ -303,6 +348,7 @@ class ViewParams(PixelsParams):
 
     autoencoder: Annotated[str, Field(min_length=1)]
     after: Name
+    clips: Literal["selection", "sft"] = "selection"  # which of the kept ones: all, or the SFT set
 
 
 class ShardsParams(Section):
@@ -318,6 +364,8 @@ class DataParams(Section):
     caption: CaptionParams
     dedup: DedupParams
     curate: CurateParams
+    classify: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")], ClassifierParams]
+    sft: SftParams
     gate: GateParams
     pixels: PixelsParams
     views: Annotated[dict[Name, ViewParams], Field(min_length=1)]

@@ -152,10 +152,45 @@ SELECTION = pa.schema(
         ("reason", _str),  # the first rule that dropped it
         ("reasons", pa.list_(_str)),  # all of them
         ("vmaf_percentile", _f64),  # of vmaf_motion among all measured clips of the source, 0-100
-        ("bucket", _str),  # "HxWxF"
+        ("bucket", _str),  # "HxWxF": the nearest published 480p size; what a view cuts a clip to stands in its index
         ("subset", _str),  # train | val
-        ("sft_category", _str),
-        ("sft_style", _str),
+    ]
+)
+
+SFT = pa.schema(
+    [
+        ("clip_id", _str),
+        ("video_id", _str),
+        ("source", _str),
+        ("category", _str),  # as the captioner says
+        ("style", _str),
+        ("cell", _str),  # "category/style", or unknown
+        ("moves", _str),  # object | camera | both; null where neither does
+        ("motion", _bool),  # the criteria: moves, moderately; null where only a person could tell and none has
+        ("stable_camera", _bool),
+        ("focus", _bool),
+        ("no_occlusion", _bool),
+        ("brightness", _bool),
+        ("natural_colour", _bool),
+        ("composition", _bool),
+        ("engaging_subject", _bool),
+        ("overall", _f64),  # by which candidates of one cell are ordered
+        ("human", _str),  # accept | reject; null where nobody looked
+        ("reviewer", _str),
+        ("marked", pa.list_(_str)),  # the criteria that a person saw failing
+        ("reasons", pa.list_(_str)),  # why it is no candidate
+        ("place", _i32),  # in its cell, from 1; null of what is no candidate
+        ("chosen", _bool),
+    ]
+)
+
+CLASSES = pa.schema(
+    [
+        ("entry", _str),  # classifier and clip, "low_quality_game:abc…"
+        ("classifier", _str),
+        ("clip_id", _str),
+        ("probability", _f64),  # 0-1; null where a feature is missing
+        ("version", _str),  # digest of the classifier
     ]
 )
 
@@ -178,6 +213,8 @@ KEYS = {
     "captions": "clip_id",
     "twins": "clip_id",
     "selection": "clip_id",
+    "sft": "clip_id",
+    "classes": "entry",
     "quarantine": "entry",
 }
 SCHEMAS = {
@@ -187,6 +224,8 @@ SCHEMAS = {
     "captions": CAPTIONS,
     "twins": TWINS,
     "selection": SELECTION,
+    "sft": SFT,
+    "classes": CLASSES,
     "quarantine": QUARANTINE,
 }
 

@@ -16,16 +16,18 @@ import pyarrow.compute as pc
 
 from data_pipeline import curate, tables
 from data_pipeline.columns import Bools, Floats, Ints, codes, numbers, sorted_by
-from data_pipeline.params import CurateParams
+from data_pipeline.params import ClassifierParams, CurateParams
 
 Row = dict[str, Any]
 
 
-def run(root: Path, batches: Sequence[str], params: CurateParams) -> dict[str, list[Row]]:
+def run(
+    root: Path, batches: Sequence[str], params: CurateParams, classifiers: Mapping[str, ClassifierParams]
+) -> dict[str, list[Row]]:
     """`sources` and `reasons`, as `compare` gives them. ValueError where a table or the selection is missing or old."""
     before = tables.read("selection", root / "data" / "selection.parquet", ["clip_id", "source", "keep", "reasons"])
     inputs = curate.load(root, batches)
-    after = curate.run(**vars(inputs), params=params)
+    after = curate.run(**vars(inputs), params=params, classifiers=classifiers)
     return compare(before, after.select(before.schema.names), inputs.clips)
 
 

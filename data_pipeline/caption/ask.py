@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from data_pipeline.caption.text import clean
+from data_pipeline.params import CATEGORIES as CATEGORIES
+from data_pipeline.params import STYLES as STYLES
 
-CATEGORIES = ("human", "animal", "object", "scene")
-STYLES = ("realistic", "cartoon", "cinematic")
 MAX_ORIGINAL = 2000  # characters of a prompt that came with a video
 
 _FORM = (

@@ -149,11 +149,13 @@ def test_every_command_of_the_graph_exists(command: str) -> None:
 
 def test_versions_file_equals_the_code() -> None:
     from data_pipeline.caption import CAPTION_VERSION
+    from data_pipeline.classify import CLASSIFY_VERSION
     from data_pipeline.curate import CURATE_VERSION
     from data_pipeline.dedup import DEDUP_VERSION
     from data_pipeline.encode import SHARDS_VERSION
     from data_pipeline.ingest import INGEST_VERSION
     from data_pipeline.score import MEASURE_VERSIONS
+    from data_pipeline.sft import SFT_VERSION
     from data_pipeline.split import SPLIT_VERSION
     from eval.suite import EVAL_VERSION
     from flows.package import RELEASE_VERSION
@@ -166,7 +168,9 @@ def test_versions_file_equals_the_code() -> None:
         "measures": dict(MEASURE_VERSIONS),
         "caption": CAPTION_VERSION,
         "dedup": DEDUP_VERSION,
+        "classify": CLASSIFY_VERSION,
         "curate": CURATE_VERSION,
+        "sft": SFT_VERSION,
         "gates": GATES_VERSION,
         "shards": SHARDS_VERSION,
         "train": TRAIN_VERSION,

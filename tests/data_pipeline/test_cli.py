@@ -56,7 +56,7 @@ def project(tmp_path: Path, make_video: Callable[..., Path]) -> Path:
         make_video(tmp_path / "data" / "raw" / batch / f"{batch}.mp4", seconds=6.0, shots=4, seed=number)
         for stage in ("ingest", "split", "score", "caption"):
             assert sana(tmp_path, stage, "--batch", batch)[0] == 0
-    for stage in (["dedup"], ["quarantine"], ["curate"], ["gate", "data"]):
+    for stage in (["dedup"], ["quarantine"], ["classify"], ["curate"], ["gate", "data"]):
         code, said = sana(tmp_path, *stage)
         assert code == 0, said
     return tmp_path

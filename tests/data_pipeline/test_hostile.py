@@ -58,7 +58,7 @@ def project(
     (folder / ".hidden.mp4").write_text("not looked at")
     for stage in ("ingest", "split", "score", "caption"):
         sana(root, stage, "--batch", "hostile")
-    for stage in ("dedup", "quarantine", "curate"):
+    for stage in ("dedup", "quarantine", "classify", "curate"):
         sana(root, stage)
     return root, entries
 

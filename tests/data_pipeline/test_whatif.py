@@ -65,6 +65,7 @@ def project(tmp_path: Path) -> Path:
             tables.write(name, rows, data / name / f"{batch}.parquet")
     tables.write("twins", [row("twins", clip_id="one01", twin_of="one00", rank=1)], data / "twins.parquet")
     tables.write("quarantine", [], data / "quarantine.parquet")
+    tables.write("classes", [], data / "classes.parquet")
     assert sana(tmp_path, "curate")[0] == 0
     return tmp_path
 

@@ -78,13 +78,13 @@ def test_a_new_batch_reruns_its_own_stages_and_the_joins_and_leaves_when_taken_o
     curated.edit(lambda p: p["data"]["batches"].update(extra={"path": "data/raw/extra"}))
     curated.forget_statuses()
     curated.dvc("repro", "curate")
-    assert curated.ran() == {f"{stage}@extra" for stage in BATCH_STAGES} | {"dedup", "quarantine", "curate"}
+    assert curated.ran() == {f"{stage}@extra" for stage in BATCH_STAGES} | {"dedup", "quarantine", "classify", "curate"}
     assert clips_in(curated) > before
 
     curated.edit(lambda p: p["data"]["batches"].pop("extra"))
     curated.forget_statuses()
     curated.dvc("repro", "curate")
-    assert curated.ran() <= {"dedup", "quarantine", "curate"}
+    assert curated.ran() <= {"dedup", "quarantine", "classify", "curate"}
     assert clips_in(curated) == before
 
 
