@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eval.report.html import Safe, el
+from infra.html import Safe, el
 
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 40
 

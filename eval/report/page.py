@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from eval.report.charts import Series, legend, line_chart, range_bars
-from eval.report.html import Child, Safe, el
+from infra.html import Child, Safe, el
 from eval.report.pictures import Stills
 
 Row = dict[str, Any]
@@ -54,7 +54,7 @@ def render(summary: Row, tables: Mapping[str, Sequence[Row]], stills: Mapping[st
         el("meta", charset="utf-8"),
         el("meta", name="viewport", content="width=device-width, initial-scale=1"),
         el("title", title),
-        el("style", Safe((files("eval.report") / "style.css").read_text())),
+        el("style", Safe((files("infra") / "page.css").read_text())),
     )
     return f"<!doctype html>\n{el('html', head, el('body', el('main', body), el('script', Safe(PLAY))), lang='en')}\n"
 
