@@ -253,17 +253,31 @@ def _encoders(job: Job, view: ViewParams) -> tuple[Encode, Words]:
 
 
 @app.command()
-def report(context: typer.Context, overrides: Overrides = None, show: Show = False) -> None:
-    """Write reports/data/: the page to judge the data by, its numbers and the funnel.
+def report(
+    context: typer.Context,
+    only_throughput: Annotated[
+        bool, typer.Option("--throughput", help="Write only the page of how fast each stage was.")
+    ] = False,
+    overrides: Overrides = None,
+    show: Show = False,
+) -> None:
+    """Write reports/data/: the page to judge the data by, its numbers and the funnel, and how fast each stage was.
 
     It stands beside the gate, not below it: a red gate is when the page is needed most.
     """
     job = open_job(context, overrides, show)
+    batches = list(job.params.batches)
+    if only_throughput:
+        from data_pipeline.report import throughput
+
+        throughput.write(job.root, batches, job.params.limit)
+        typer.echo(job.root / throughput.PAGE)
+        return
 
     def work(progress: Progress) -> Counters:
         from data_pipeline import report as stage
 
-        return stage.run(job.joined(), job.params, job.root, progress.track)
+        return stage.run(job.root, batches, job.params, progress.track)
 
     job.run("data_report", work)
 

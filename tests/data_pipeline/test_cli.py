@@ -73,7 +73,7 @@ def test_the_way_from_films_to_a_gated_view_and_a_report(project: Path) -> None:
     with ShardReader(project / "data/shards/pixels") as reader:
         assert reader.sample(0)["pixels"].shape == (9, 32, 48, 3)
     page = (project / "reports/data/report.html").read_text()
-    assert "data:image/jpeg;base64," in page
+    assert "data:image/webp;base64," in page
     assert "http" not in page.replace("https://www.w3.org", "")
     assert "stand-in for UniMatch" in page
     summary = json.loads((project / "reports/data/summary.json").read_text())

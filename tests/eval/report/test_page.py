@@ -11,7 +11,7 @@ import pytest
 
 from eval.params import EvalParams
 from eval.report.charts import Series, line_chart, ticks
-from eval.report.html import VOID, el
+from infra.html import VOID, el
 from eval.report.page import render
 from eval.report.pictures import stills
 from eval.report.summary import summarise
