@@ -89,7 +89,7 @@ class Job:
         if view == "pixels" or self.params.views[view].clips == "selection":
             return selection
         from data_pipeline import tables
-        from data_pipeline.sft import only_chosen
+        from data_pipeline.sft.choose import only_chosen
 
         return only_chosen(selection, tables.read("sft", self.root / SFT, ["clip_id", "chosen"]))
 

@@ -28,9 +28,9 @@ def select(context: typer.Context, overrides: Overrides = None, show: Show = Fal
     job = open_job(context, overrides, show)
 
     def work(progress: Progress) -> Mapping[str, int]:
-        from data_pipeline import sft as stage
         from data_pipeline import tables
         from data_pipeline.curate import join
+        from data_pipeline.sft import choose as stage
         from data_pipeline.sft import reviews
         from infra.gates import require
         from infra.storage import atomic_text
@@ -65,8 +65,8 @@ def review(
     path = out or job.root / "reports" / "sft" / f"review-{page:03d}.html"
 
     def work(progress: Progress) -> Mapping[str, int]:
-        from data_pipeline import sft as stage
         from data_pipeline import tables
+        from data_pipeline.sft import choose as stage
         from data_pipeline.sft import page as pages
         from infra.storage import atomic_text
 

@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_pipeline.columns import places
-from data_pipeline.sft import CELLS, MEASURES
+from data_pipeline.columns import codes, numbers, places
+from data_pipeline.sft.choose import CELLS, MEASURES, ranked
 from data_pipeline.sft.reviews import COLUMNS, KIND
 from infra.storage import is_remote, local_copy
 from sana_video.video.io import Pixels, decode_spans
@@ -76,8 +76,6 @@ def _only_unreviewed(table: pa.Table) -> Any:
 
 def _place(table: pa.Table, cell: Any, waiting: Any) -> Any:
     """The place that those who wait would have among each other."""
-    from data_pipeline.columns import codes, numbers
-    from data_pipeline.sft import ranked
 
     nobody = np.zeros(len(waiting), bool)
     quality = np.nan_to_num(numbers(table.column("overall")), nan=-np.inf)

@@ -155,7 +155,7 @@ def test_versions_file_equals_the_code() -> None:
     from data_pipeline.encode import SHARDS_VERSION
     from data_pipeline.ingest import INGEST_VERSION
     from data_pipeline.score import MEASURE_VERSIONS
-    from data_pipeline.sft import SFT_VERSION
+    from data_pipeline.sft.choose import SFT_VERSION
     from data_pipeline.split import SPLIT_VERSION
     from eval.suite import EVAL_VERSION
     from flows.package import RELEASE_VERSION
