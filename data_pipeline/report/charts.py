@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from data_pipeline.report.figures import Histogram
 from infra.html import Safe, el
 
-WIDTH, TALL, FOOT = 420, 64, 16
+WIDTH, TALL, FOOT, HEAD = 420, 84, 20, 20
 
 
 def count(number: int) -> str:
@@ -58,8 +58,8 @@ def histogram(one: Histogram, name: str) -> Safe:
     ]
     axis = el("line", class_="grid", x1=0, x2=WIDTH, y1=TALL, y2=TALL)
     ends = [
-        el("text", f"{low:.3g}", x=0, y=TALL + 13),
-        el("text", f"{high:.3g}", x=WIDTH, y=TALL + 13, text_anchor="end"),
+        el("text", f"{low:.3g}", x=0, y=TALL + 16),
+        el("text", f"{high:.3g}", x=WIDTH, y=TALL + 16, text_anchor="end"),
     ]
     marks = [_mark(end, low, high) for end in sorted({least, most}) if low <= end <= high]
     said = f"{name}, {one.source}: {count(one.rows)} clips from {low:.3g} to {high:.3g}"
@@ -71,11 +71,11 @@ def histogram(one: Histogram, name: str) -> Safe:
 
 def _height(number: int, tallest: int) -> float:
     """At least one pixel: a bin with a single clip is to be seen."""
-    return max(1.0, (TALL - 8) * number / tallest)
+    return max(1.0, (TALL - HEAD) * number / tallest)
 
 
 def _mark(value: float, low: float, high: float) -> Safe:
     x = round((value - low) / (high - low) * WIDTH, 2)
     right = x > WIDTH * 0.8
-    label = el("text", f"{value:g}", x=x - 4 if right else x + 4, y=10, text_anchor="end" if right else "start")
+    label = el("text", f"{value:g}", x=x - 4 if right else x + 4, y=12, text_anchor="end" if right else "start")
     return el("g", el("line", x1=x, x2=x, y1=0, y2=TALL), label, class_="mark")

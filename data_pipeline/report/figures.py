@@ -101,9 +101,9 @@ def histograms(
     `bounds`: {source: (low, high)} where it has any.
     """
     finite = np.isfinite(values) & scored
-    low, high = _axis(values[finite], [end for each in bounds.values() if each for end in each])
-    place = np.clip((values[finite] - low) / (high - low) * BINS, 0, BINS - 1).astype(np.int64)
-    counts = _count(source[finite] * BINS + place, len(names) * BINS).reshape(-1, BINS)
+    low, high, bins = _axis(values[finite], [end for each in bounds.values() if each for end in each])
+    place = np.clip((values[finite] - low) / (high - low) * bins, 0, bins - 1).astype(np.int64)
+    counts = _count(source[finite] * bins + place, len(names) * bins).reshape(-1, bins)
     rows = _count(source[scored], len(names))
     found = []
     for at in np.flatnonzero(rows).tolist():
@@ -125,15 +125,21 @@ def histograms(
     return found
 
 
-def _axis(values: Floats, marks: Sequence[float]) -> tuple[float, float]:
-    """Where the axis begins and ends: a threshold is taken in unless that would squeeze the clips into a third."""
+def _axis(values: Floats, marks: Sequence[float]) -> tuple[float, float, int]:
+    """Both ends and the number of bins: a threshold is taken in unless that would squeeze the clips into a third.
+
+    Whole numbers stand in the middle of their bins.
+    """
     if not len(values):
-        return 0.0, 1.0
+        return 0.0, 1.0, BINS
     low, high = (float(end) for end in np.percentile(values, [0.5, 99.5]))
     room = 2.0 * max(high - low, abs(high) / 2, 1e-6)
     near = [mark for mark in marks if np.isfinite(mark) and low - room <= mark <= high + room]
     low, high = min([low, *near]), max([high, *near])
-    return low, high if high - low > 1e-9 * max(1.0, abs(high)) else low + max(1.0, abs(low))
+    if (values == np.rint(values)).all():
+        low, high = np.floor(low) - 0.5, np.ceil(high) + 0.5
+        return float(low), float(high), min(BINS, int(high - low))
+    return low, high if high - low > 1e-9 * max(1.0, abs(high)) else low + max(1.0, abs(low)), BINS
 
 
 def by_source(videos: pa.Table) -> list[Row]:

@@ -218,8 +218,9 @@ def _one_source(one: Histogram, name: str) -> Safe:
     lost: list[Child] = []
     if one.bounds:
         sides = ((one.below, "below", one.bounds[0]), (one.above, "above", one.bounds[1]))
-        said = [f"{share(n, one.rows)} {side} {bound:g}" for n, side, bound in sides]
-        lost = ["drops ", el("b", said[0]), ", ", el("b", said[1])]
+        said = [(n, f"{share(n, one.rows)} {side} {bound:g}") for n, side, bound in sides]
+        below, above = (el("b", text) if n else text for n, text in said)
+        lost = ["drops ", below, ", ", above]
     missing = f"{'; ' if lost else ''}{share(one.missing, one.rows)} not measured" if one.missing else ""
     return el("div", who, charts.histogram(one, name), el("p", lost, missing, class_="lost-share"), class_="one")
 
