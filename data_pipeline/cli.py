@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from data_pipeline.classifying import classify
+from data_pipeline.export.command import export
 from data_pipeline.job import (
     DATA_VERDICT,
     QUARANTINE,
@@ -31,7 +32,7 @@ from data_pipeline.sft.commands import sft
 from infra.settings import load_section, load_yaml
 
 if TYPE_CHECKING:
-    from data_pipeline.encode import Encode, Words
+    from data_pipeline.encode import Encoders
     from data_pipeline.params import ViewParams
     from infra.stage import Progress
 
@@ -41,6 +42,7 @@ app = typer.Typer(no_args_is_help=True, help="From films to shards: each stage o
 gate = typer.Typer(no_args_is_help=True, help="Check a boundary; exit 3 if red, 4 if the check itself is broken.")
 app.add_typer(gate, name="gate")
 app.command()(measure)
+app.command()(export)
 app.add_typer(sft, name="sft")
 app.add_typer(classify, name="classify")
 
@@ -221,21 +223,24 @@ def encode(context: typer.Context, view: View, overrides: Overrides = None, show
         else:
             params = job.params.views[view]
             encoders = _encoders(job, params)
-            count = stage.write_latents(folder, kept, params, fps, limit, job.root, *encoders, progress.track)
+            count = stage.write_latents(folder, kept, params, fps, limit, job.root, encoders, progress.track)
         return {"samples": count}
 
     job.run("shards@pixels" if view == "pixels" else f"encode@{view}", work)
 
 
-def _encoders(job: Job, view: ViewParams) -> tuple[Encode, Words]:
+def _encoders(job: Job, view: ViewParams) -> Encoders:
     """The view's autoencoder, once the gate on it is green, and the text encoder, which reads a caption once for all.
 
     Both work on the GPU where there is one. A published autoencoder has no gate of ours: `after` is then another
     verdict, and says nothing of its folder. Embeddings are kept under runs/text/ by content: another view, or the same
     one again, finds them there.
     """
-    from data_pipeline.encode import Words, check_view
+    import torch
+
+    from data_pipeline.encode import Encoders, Words, check_view
     from infra.gates import require
+    from infra.storage import digest
     from sana_video.autoencoder import load_autoencoder
     from sana_video.device import best_device
     from sana_video.text import TextParams, cached, load_text_encoder, null_condition
@@ -246,10 +251,12 @@ def _encoders(job: Job, view: ViewParams) -> tuple[Encode, Words]:
     text = load_section(job.params_path, "text", TextParams, job.overrides)
     device = best_device()
     autoencoder = load_autoencoder(folder, device=device)
-    check_view(view, autoencoder)
+    multiple = check_view(view, autoencoder)
     place = job.root / text.folder if text.folder else None
     words = cached(load_text_encoder(text, place, device=device), job.root / "runs" / "text")
-    return autoencoder.encode_stream, Words(words.encode, null_condition(words))
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    identity = f"{digest(folder)} {words.identity} {machine}"
+    return Encoders(autoencoder.encode_stream, Words(words.encode, null_condition(words)), multiple, identity)
 
 
 @app.command()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from data_pipeline.expectations import Joined
-    from data_pipeline.params import DataParams, PixelsParams
+    from data_pipeline.params import DataParams, View
     from infra.stage import Progress
 
     Counters = Mapping[str, float | int | str]
@@ -93,7 +93,7 @@ class Job:
 
         return only_chosen(selection, tables.read("sft", self.root / SFT, ["clip_id", "chosen"]))
 
-    def view(self, name: str) -> PixelsParams:
+    def view(self, name: str) -> View:
         return self.params.pixels if name == "pixels" else self.params.views[name]
 
 

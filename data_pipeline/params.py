@@ -6,10 +6,12 @@ Thresholds (`curate.ranges`) stand apart from what costs decoding (`score`), so 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, cast, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
+
+from sana_video.data.buckets import Size, named
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -342,13 +344,47 @@ class PixelsParams(Section):
 
     _frames = field_validator("frames")(_four_k_plus_one)
 
+    def sizes(self, multiple: int) -> tuple[Size, ...]:
+        """The one (height, width) of its clips, whatever `multiple`."""
+        return ((self.height, self.width),)
 
-class ViewParams(PixelsParams):
-    """What diffusion stages read: latents of one autoencoder at one size, with text embeddings."""
 
+class ViewParams(Section):
+    """What diffusion stages read: latents of one autoencoder, with text embeddings.
+
+    Either `size`, and each clip is cut to that one of the 11 published aspects which is nearest to its own, or `height`
+    and `width` for all.
+    """
+
+    size: Literal["480p", "720p"] | None = None
+    height: Pixels | None = None
+    width: Pixels | None = None
+    frames: Annotated[int, Field(ge=1, le=1025)]
     autoencoder: Annotated[str, Field(min_length=1)]
     after: Name
     clips: Literal["selection", "sft"] = "selection"  # which of the kept ones: all, or the SFT set
+
+    _frames = field_validator("frames")(_four_k_plus_one)
+
+    @model_validator(mode="after")
+    def _one_form(self) -> ViewParams:
+        found = [name for name in ("size", "height", "width") if getattr(self, name) is not None]
+        if found not in (["size"], ["height", "width"]):
+            raise ValueError(
+                "a view has either `size: 480p|720p`, for clips of 11 aspects, or both `height` and `width`: "
+                f"this one has {' and '.join(found) or 'none of them'}"
+            )
+        return self
+
+    def sizes(self, multiple: int) -> tuple[Size, ...]:
+        """(height, width) that its clips may have: the 11 of `size`, with sides that are multiples of `multiple`
+        where the published ones are not, or the one that is given."""
+        if self.size is not None:
+            return named(self.size, multiple)
+        return ((cast(int, self.height), cast(int, self.width)),)
+
+
+View = PixelsParams | ViewParams
 
 
 class ShardsParams(Section):
@@ -384,10 +420,12 @@ class DataParams(Section):
     def _sizes_fit(self) -> DataParams:
         if "pixels" in self.views:
             raise ValueError("a view may not be named `pixels`: that is the autoencoder stage's own")
-        for name, view in {"pixels": self.pixels, **self.views}.items():
+        views: dict[str, View] = {"pixels": self.pixels, **self.views}
+        for name, view in views.items():
             cut, side = self.split.frames, self.limit.short_side
             if view.frames > cut:
                 raise ValueError(f"view {name}: {view.frames} frames, but split.frames cuts clips of {cut}")
-            if side and min(view.height, view.width) > side:
-                raise ValueError(f"view {name}: {view.height}x{view.width} is larger than limit.short_side {side}")
+            for height, width in view.sizes(1):
+                if side and min(height, width) > side:
+                    raise ValueError(f"view {name}: {height}x{width} is larger than limit.short_side {side}")
         return self

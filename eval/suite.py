@@ -7,6 +7,7 @@ for, so the rows depend on no order, and the same model gives the same rows on t
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,9 +162,11 @@ def pipeline(subject: Subject, model: SanaVideo) -> SanaVideoPipeline:
 
 
 def shown_size(subject: Subject, autoencoder: Autoencoder) -> tuple[int, int, int, float]:
-    """(frames, height, width, fps) of the view's clips: its bucket, at the rate of the pixel view."""
+    """(frames, height, width, fps) of the bucket that most of the view's clips have, at the rate of the pixel view."""
     with ShardReader(subject.view(subject.params.view)) as shards:
-        height, width, frames = (int(part) for part in shards.index.column("bucket")[0].as_py().split("x"))
+        counts = Counter(shards.index.column("bucket").to_pylist())
+    bucket = min(counts, key=lambda name: (-counts[name], name))
+    height, width, frames = (int(part) for part in bucket.split("x"))
     autoencoder.latent_frames(frames)
     _, sample = next(held_out(subject.view("pixels")))
     return frames, height, width, float(sample["fps"])

@@ -173,15 +173,15 @@ def _autoencoder(source: Path, folder: Path) -> None:
 
 def _sampling(release: Release) -> SamplingDefaults:
     """As it was evaluated; the motion score is that of the held-out real clips where params.yaml names none."""
-    params, view = release.params, release.params.data.views[release.params.eval.view]
+    params, size = release.params, release.summary["size"]
     measured = release.summary["measures"]["t2v/flow_motion"]["real"]["mean"]
     chosen = params.release.motion_score
     return params.eval.sampling(
         params.train.stages[params.eval.stage],
         fps=params.data.split.fps,
-        height=view.height,
-        width=view.width,
-        frames=view.frames,
+        height=size["height"],
+        width=size["width"],
+        frames=size["frames"],
         motion_score=round(measured) if chosen is None else chosen,
     )
 

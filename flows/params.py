@@ -6,14 +6,14 @@ that some gate writes, weights that an earlier stage leaves, a size that the aut
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from data_pipeline.params import DataParams, ViewParams
+from data_pipeline.params import DataParams, View, ViewParams
 from eval.params import EvalParams, ReleaseParams
 from infra.registry import is_name
 from infra.settings import load_yaml, override, validate
@@ -152,11 +152,11 @@ def _autoencoder_mistakes(params: Params, folder: str) -> Iterator[str]:
 def _size_mistakes(params: Params) -> Iterator[str]:
     """Of what our own autoencoder or a published one reads; any other folder states its stride in its own config."""
     stride = AUTOENCODER_STRIDE[params.autoencoder.preset]
-    sizes = {"pixels": params.data.pixels}
-    sizes |= {f"views.{name}": view for name, view in params.data.views.items() if _stage_of(view.autoencoder)}
-    for name, size in sizes.items():
-        if size.height % stride or size.width % stride:
-            yield f"data.{name}: {size.height}x{size.width} is not a multiple of {stride}, the autoencoder's stride"
+    views: dict[str, View] = {"pixels": params.data.pixels}
+    views |= {f"views.{name}": view for name, view in params.data.views.items() if _stage_of(view.autoencoder)}
+    for name, seen in views.items():
+        for height, width in _odd(seen.sizes(stride), stride):
+            yield f"data.{name}: {height}x{width} is not a multiple of {stride}, the autoencoder's stride"
     for name, view in params.data.views.items():
         if (shape := _published(view.autoencoder)) is not None:
             yield from (f"data.views.{name}: {text}" for text in _published_mistakes(params, view, shape))
@@ -175,8 +175,12 @@ def _published_mistakes(params: Params, view: ViewParams, shape: Shape) -> Itera
         yield f"{view.frames} frames are not {shape.stride[0]}k+1, the rule of {shape.kind}"
     patch = network.get("patch_size", (1, 1, 1))[1]
     unit = shape.stride[1] * patch
-    if view.height % unit or view.width % unit:
-        yield f"{view.height}x{view.width} is not a multiple of {unit}, the stride of {shape.kind} times the patch"
+    for height, width in _odd(view.sizes(shape.stride[1]), unit):
+        yield f"{height}x{width} is not a multiple of {unit}, the stride of {shape.kind} times the patch"
+
+
+def _odd(sizes: Iterable[tuple[int, int]], unit: int) -> list[tuple[int, int]]:
+    return [size for size in sizes if size[0] % unit or size[1] % unit]
 
 
 def _eval_mistakes(params: Params) -> Iterator[str]:

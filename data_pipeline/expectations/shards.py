@@ -131,7 +131,8 @@ def _grain(shape: str, bucket: str) -> str:
     """ "CxTxhxw" of latents as channels, latent frames and the pixels that a latent stands for, down and across."""
     channels, frames, *sides = (int(part) for part in shape.split("x"))
     pixels = [int(part) for part in bucket.split("x")[:2]]
-    return "x".join(f"{n:g}" for n in (channels, frames, *(p / max(1, side) for p, side in zip(pixels, sides, strict=True))))
+    strides = [p / max(1, side) for p, side in zip(pixels, sides, strict=True)]
+    return "x".join(f"{n:g}" for n in (channels, frames, *strides))
 
 
 def _samples(folder: Path, index: list[Row], pixels: bool) -> list[Row]:

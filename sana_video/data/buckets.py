@@ -53,6 +53,12 @@ def named(name: str, multiple: int) -> tuple[Size, ...]:
     return table if all(side % multiple == 0 for size in table for side in size) else rule(area, multiple)
 
 
+def shown(height: int, width: int, sample_aspect: float, rotation: int) -> Size:
+    """(height, width) of a picture as it is shown: square pixels, turned by `rotation` degrees."""
+    across = max(1, round(width * sample_aspect))
+    return (across, height) if rotation % 180 else (height, across)
+
+
 def around(size: Size, multiple: int) -> tuple[Size, ...]:
     """The sizes of about as many pixels as `size`: the table that holds it, else itself and what `rule` gives."""
     for name, (_, table) in TABLES.items():

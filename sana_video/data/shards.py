@@ -2,12 +2,14 @@
 
 A view is a folder of plain WebDataset tars (`00000.tar`, one member `<key>.safetensors` per sample) and an
 `index.parquet` that says where each sample lies. The tars can be streamed by anything that reads tar; the index makes
-every sample reachable by one `pread`, so that the order of training is arithmetic and never a shuffle buffer.
-Beside latents lies `null_embedding.safetensors`: what the network is told where a caption is dropped.
+every sample reachable by one `pread`, so that the order of training is arithmetic and never a shuffle buffer. Samples
+of one `bucket` have one shape: a batch is of one bucket. Beside latents lies `null_embedding.safetensors`: what the
+network is told where a caption is dropped.
 
 Equal samples give equal bytes: fixed tar headers, no time, no owner, one parquet writer. The folder appears as a whole:
-shards are written first, the index last, then the folder is renamed into place. The index carries the sha256 of every
-shard and of the null embedding, so its own sha256 stands for the whole view (`data_digest`).
+shards are written first, the index last, then the folder is renamed into place. A finished shard and the rows of its
+samples may be kept elsewhere until then, so that a writer that was killed goes on behind it. The index carries the
+sha256 of every shard and of the null embedding, so its own sha256 stands for the whole view (`data_digest`).
 
 Pixel views hold `pixels` uint8 (F, H, W, 3) RGB and `fps` (scalar f32). Latent views hold `latents` (C, T, H, W),
 normalised, `text` (L, D) f16, `mask` (L,) bool, `motion` (scalar f32) and `caption` (UTF-8 bytes as uint8).
@@ -15,8 +17,10 @@ normalised, `text` (L, D) f16, `mask` (L,) bool, `motion` (scalar f32) and `capt
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import json
 import os
 import re
 import shutil
@@ -60,12 +64,20 @@ class ShardWriter:
         shards.add(clip_id, {"latents": latents, ...}, bucket="48x80x17", subset="train")
     """
 
-    def __init__(self, folder: Path, max_bytes: int, null: tuple[Tensor, Tensor] | None = None) -> None:
-        """`null`: states (L, D) and mask (L,) of no caption, for a view that holds captions."""
+    def __init__(
+        self, folder: Path, max_bytes: int, null: tuple[Tensor, Tensor] | None = None, kept: Path | None = None
+    ) -> None:
+        """`null`: states (L, D) and mask (L,) of no caption, for a view that holds captions.
+
+        `kept`: a folder, best on the same disk, where finished shards wait for the others, for this view and these
+        samples alone. A writer that finds some there has their keys in `done`; the samples behind them are added as
+        ever, in the same order, and the bytes are those of one run. The folder goes when the view stands.
+        """
         if max_bytes <= 0:
             raise ValueError(f"max_bytes must be positive, not {max_bytes}")
-        self.folder, self.max_bytes, self._null = Path(folder), max_bytes, null
+        self.folder, self.max_bytes, self._null, self._kept = Path(folder), max_bytes, null, kept
         self._incomplete = self.folder.with_name(self.folder.name + ".incomplete")
+        self._work = kept or self._incomplete
         self._rows: list[dict[str, Any]] = []
         self._keys: set[str] = set()
         self._tar: tarfile.TarFile | None = None
@@ -73,8 +85,17 @@ class ShardWriter:
 
     def __enter__(self) -> Self:
         shutil.rmtree(self._incomplete, ignore_errors=True)
-        self._incomplete.mkdir(parents=True)
+        if self._kept is None:
+            self._incomplete.mkdir(parents=True)
+        else:
+            self._kept.mkdir(parents=True, exist_ok=True)
+            self._take_finished()
         return self
+
+    @property
+    def done(self) -> frozenset[str]:
+        """The keys of the samples that are written."""
+        return frozenset(self._keys)
 
     def add(self, key: str, tensors: Mapping[str, Tensor], bucket: str, subset: str) -> None:
         """Append one sample. Raises ValueError on a key that is unfit or stands twice, or on an unknown subset."""
@@ -97,15 +118,35 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._close_shard()
             if kind is None:
+                self._close_shard()
                 self._publish()
         finally:
+            if self._tar is not None:
+                with contextlib.suppress(OSError):  # a full disk: what failed first is told
+                    self._tar.close()
+                self._open_tar.unlink(missing_ok=True)
             shutil.rmtree(self._incomplete, ignore_errors=True)
+
+    def _take_finished(self) -> None:
+        """The shards from the first on that are whole; what else lies in the folder is removed."""
+        while (rows := _finished(self._work, name := f"{self._shards:05d}.tar")) is not None:
+            self._shards += 1
+            self._rows += [row | {"shard": name} for row in rows]
+            self._keys |= {row["key"] for row in rows}
+        whole = {f"{number:05d}.{suffix}" for number in range(self._shards) for suffix in ("tar", "json")}
+        for path in self._work.iterdir():
+            if path.name not in whole:
+                path.unlink()
 
     @property
     def _shard_name(self) -> str:
         return f"{self._shards - 1:05d}.tar"
+
+    @property
+    def _open_tar(self) -> Path:
+        """Where the shard that is being written lies: it takes its name when it is whole."""
+        return self._work / f"{self._shard_name}.part"
 
     def _tar_with_room(self, size: int) -> tarfile.TarFile:
         if self._tar is not None and self._tar.offset + size > self.max_bytes and self._tar.offset > 0:
@@ -113,7 +154,7 @@ class ShardWriter:
         if self._tar is None:
             self._shards += 1
             self._tar = tarfile.open(  # noqa: SIM115 - stays open until the shard is full
-                self._incomplete / self._shard_name, "w", format=tarfile.USTAR_FORMAT
+                self._open_tar, "w", format=tarfile.USTAR_FORMAT
             )
         return self._tar
 
@@ -130,16 +171,23 @@ class ShardWriter:
     def _close_shard(self) -> None:
         if self._tar is None:
             return
-        tar, self._tar = self._tar, None
-        tar.close()
-        path = self._incomplete / self._shard_name
-        _fsync(path)
-        sha256 = file_sha256(path)
-        for row in self._rows:
-            if row["shard"] == path.name:
-                row["sha256"] = sha256
+        self._tar.close()
+        _fsync(self._open_tar)
+        sha256 = file_sha256(self._open_tar)
+        self._tar = None
+        path = self._work / self._shard_name
+        os.replace(self._open_tar, path)
+        mine = [row for row in self._rows if row["shard"] == path.name]
+        for row in mine:
+            row["sha256"] = sha256
+        if self._kept is not None:
+            _write_rows(path.with_suffix(".json"), mine)
 
     def _publish(self) -> None:
+        self._incomplete.mkdir(parents=True, exist_ok=True)
+        if self._kept is not None:
+            for shard in sorted({str(row["shard"]) for row in self._rows}):
+                _link(self._kept / shard, self._incomplete / shard)
         rows = sorted(self._rows, key=lambda row: str(row["key"]))
         table = pa.Table.from_pylist(rows, schema=INDEX).replace_schema_metadata(self._write_null())
         index = self._incomplete / INDEX_NAME
@@ -152,6 +200,36 @@ class ShardWriter:
         self._incomplete.rename(self.folder)
         _fsync(self.folder.parent)
         shutil.rmtree(old, ignore_errors=True)
+        if self._kept is not None:
+            shutil.rmtree(self._kept, ignore_errors=True)
+
+
+def _link(path: Path, name: Path) -> None:
+    """A second name for a file, which costs no space; a copy where the disk has no such thing."""
+    try:
+        os.link(path, name)
+    except OSError:
+        shutil.copyfile(path, name)
+        _fsync(name)
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """What the index will say of a shard: written behind the shard, it says that the shard is whole."""
+    part = path.with_suffix(".json.part")
+    part.write_text(json.dumps(rows))
+    _fsync(part)
+    os.replace(part, path)
+    _fsync(path.parent)
+
+
+def _finished(folder: Path, shard: str) -> list[dict[str, Any]] | None:
+    """The rows of a shard that was kept whole; None where there is none, or it has other bytes than its rows say."""
+    try:
+        rows: list[dict[str, Any]] = json.loads((folder / shard).with_suffix(".json").read_bytes())
+        whole = bool(rows) and {file_sha256(folder / shard)} == {row["sha256"] for row in rows}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return rows if whole else None
 
 
 def read_null(folder: Path) -> tuple[Tensor, Tensor]:

@@ -49,7 +49,7 @@ PUBLISHED_480P = ROOT / "recipes" / "2b-480p.yaml"
     ("override", "said"),
     [
         ("model.preset=2b-720p", "wan2.1 latents have 16 channels, 2b-720p takes 128"),
-        ("data.views.high.height=488", "488x832 is not a multiple of 16, the stride of wan2.1 times the patch"),
+        ("data.views.low.height=200", "200x336 is not a multiple of 16, the stride of wan2.1 times the patch"),
         ("data.views.high.after=train-autoencoder", "after train-autoencoder is a verdict that no gate writes"),
         ("data.views.low.autoencoder=weights/wan2.2-vae", "is not that of view low, weights/wan2.2-vae"),
         ("train.stages.t2i.autoencoder=weights/wan2.2-vae", "is not that of view high, weights/wan2.1-vae"),

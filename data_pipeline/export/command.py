@@ -1,0 +1,66 @@
+"""`sana-video data export`: the kept clips as files that other trainers read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from data_pipeline.job import DATA_VERDICT, Overrides, Show, known, open_job, refuse
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from data_pipeline.job import Job
+    from infra.stage import Progress
+    from sana_video.data.buckets import Size
+
+
+def export(
+    context: typer.Context,
+    form: Annotated[Literal["sana", "hf"], typer.Option("--format", help="sana: zips; hf: mp4 and parquet.")],
+    out: Annotated[Path, typer.Option("--out", help="An empty folder, or that of the same export to go on with.")],
+    view: Annotated[str | None, typer.Option("--view", help="Sizes and frames of this view of params.yaml.")] = None,
+    size: Annotated[Literal["480p", "720p"] | None, typer.Option("--size", help="11 aspects; 480p if no view.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many clips.")] = None,
+    allow_stand_ins: Annotated[
+        bool, typer.Option("--allow-stand-ins", help="sana: write stand-ins' numbers under production names.")
+    ] = False,
+    overrides: Overrides = None,
+    show: Show = False,
+) -> None:
+    """Write the kept clips for the official trainer (sana) or as a Hugging Face dataset (hf)."""
+    job = open_job(context, overrides, show)
+    if view is not None and size is not None:
+        refuse(f"--view {view} and --size {size}: a view has its own size, give one of the two")
+    if view is not None:
+        known("view", view, ["pixels", *job.params.views])
+    sizes, frames = _shape(job, view, size)
+
+    def work(progress: Progress) -> Mapping[str, float | int | str]:
+        from data_pipeline import export as stage
+        from data_pipeline.export import hf, sana
+        from infra.gates import require
+
+        require(job.root / DATA_VERDICT, tables=job.tables())
+        joined = job.joined()
+        found = stage.items(joined.videos, joined.clips, joined.scores, joined.captions, joined.selection, sizes, limit)
+        ranges = {item.source: job.params.curate.ranges_of(item.source) for item in found}
+        plan = stage.Plan(found, frames, job.params.split.fps, sizes, ranges, allow_stand_ins, job.root)
+        stage.claim(out, plan.digest(form))
+        if form == "hf":
+            return hf.write(out, plan, progress.track)
+        return sana.write(out, plan, progress.track, progress.say)
+
+    job.run("export", work)
+
+
+def _shape(job: Job, view: str | None, size: str | None) -> tuple[tuple[Size, ...], int]:
+    """((height, width) …, frames) of the clips. The published sizes: other sides belong to other autoencoders."""
+    from sana_video.data.buckets import named
+
+    if view is None:
+        return named(size or "480p", 1), job.params.split.frames
+    chosen = job.view(view)
+    return chosen.sizes(1), chosen.frames
