@@ -11,8 +11,8 @@ from importlib.resources import files
 from typing import Any
 
 from eval.report.charts import Series, legend, line_chart, range_bars
-from infra.html import Child, Safe, el
 from eval.report.pictures import Stills
+from infra.html import Child, Safe, el
 
 Row = dict[str, Any]
 Curves = Mapping[str, Sequence[Row]]
