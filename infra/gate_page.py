@@ -36,14 +36,14 @@ header p { margin: .2rem 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .6rem; border-bottom: 1px solid var(--line); }
-td:nth-child(n+4) { overflow-wrap: anywhere; }
+td:nth-child(n+4) { overflow-wrap: break-word; }
 td:nth-child(-n+3) { white-space: nowrap; }
 td small { display: block; opacity: .75; white-space: normal; max-width: 26rem; }
 details { margin: .6rem 0; } summary { opacity: .75; cursor: pointer; }
 figure { display: inline-block; margin: .5rem 1.5rem .5rem 0; } figcaption { font-size: .85em; max-width: 22rem; }
 svg text { font-size: 11px; fill: currentColor; } svg .axis { stroke: currentColor; }
 .first { fill: #8886; } .second { fill: none; stroke: #2a6fdb; stroke-width: 2; }
-th { font-weight: 600; } code { font-size: .85em; overflow-wrap: anywhere; }
+th { font-weight: 600; } code { font-size: .85em; overflow-wrap: break-word; }
 .no, .warn { font-weight: 600; }
 .no { color: var(--red); } .warn { color: var(--broken); } .yes { color: var(--green); }
 """

@@ -142,7 +142,7 @@ def amounts(read: Read, params: DataParams) -> Section:
         "shots_on_both_sides": len(both),
         "set_aside_and_kept": _kept_in_spite(read, chosen.column("clip_id").filter(pa.array(keep))),
     }
-    return Section(pd.DataFrame([{"data": "all", **counts}]), rules_of_amounts(params), "data", shown=True)
+    return Section(pd.DataFrame([{"data": "all", **counts}]), rules_of_amounts(params), "data")
 
 
 def _kept_in_spite(read: Read, kept: pa.ChunkedArray) -> int:
