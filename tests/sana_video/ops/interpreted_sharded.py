@@ -1,0 +1,62 @@
+"""The kernels inside a network sharded over two processes and recomputed; `test_sharded.py` runs this under torchrun.
+
+The kernels are forced on the CPU, where Triton interprets them. What FSDP2 gathers and recomputing repeats goes through
+the registered operations: outputs and gradients must be those of the definitions on one process, as far as bf16 tells.
+"""
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from sana_video import SanaVideo, SanaVideoConfig
+from sana_video.ops import select
+from sana_video.train import parallelize
+
+CONFIG = SanaVideoConfig.preset("tiny").with_(width=224, heads=2, depth=1, text_width=32, text_tokens=8)
+BOUND = (
+    3e-2  # bf16 has eight bits, and the interpreter cuts off where a GPU rounds; a wrong gradient is off by its size
+)
+
+
+def network() -> SanaVideo:
+    model = SanaVideo(CONFIG, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return model.bfloat16()
+
+
+def inputs() -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(3)
+    latents = torch.randn(1, CONFIG.in_channels, 2, 4, 4, generator=generator).bfloat16()
+    text = torch.randn(1, CONFIG.text_tokens, CONFIG.text_width, generator=generator).bfloat16()
+    return latents, torch.tensor([500.0]), text, torch.arange(CONFIG.text_tokens)[None] < 5
+
+
+def gradients(model: SanaVideo) -> dict[str, torch.Tensor]:
+    model(*inputs(), chunk_index=(0, 1)).float().square().mean().backward()
+    whole = {}
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        gradient = parameter.grad.full_tensor() if isinstance(parameter.grad, DTensor) else parameter.grad
+        whole[name.replace("_checkpoint_wrapped_module.", "")] = gradient
+    return whole
+
+
+def main() -> None:
+    world = parallelize.start(2)
+    expected = gradients(network().float().bfloat16())
+    select.kernels_for = lambda x: True  # type: ignore[assignment]
+    for recompute in ("elementwise", "block"):
+        found = gradients(parallelize.parallelize(network(), world, recompute=recompute))
+        assert found.keys() == expected.keys()
+        for name, gradient in found.items():
+            reference = expected[name].double()
+            off = float((gradient.double() - reference).norm() / reference.norm())
+            assert off < BOUND, (recompute, name, off)
+        if world.rank == 0:
+            print(f"{recompute}: {len(found)} gradients")
+    parallelize.stop(world)
+
+
+if __name__ == "__main__":
+    main()
