@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import signal
 import subprocess
@@ -45,6 +46,25 @@ def test_a_stage_from_scratch_learns_and_says_so(job: Any, train_here: Any, view
     assert SanaVideo.from_pretrained(tmp_path / "out").config.chunk_frames is None
     null = load_file(tmp_path / "out" / "null_embedding.safetensors")  # the view's, as conftest.py wrote it
     assert torch.equal(null["text"], torch.zeros(4, 384)) and null["mask"].all()
+
+
+def test_a_view_of_several_aspects_trains(job: Any, train_here: Any, tmp_path: Path) -> None:
+    """Wide, tall and square latents: each step and each held-out batch is of one shape, and all of them are seen."""
+    folder, generator = tmp_path / "several", torch.Generator().manual_seed(0)
+    with ShardWriter(folder, 1 << 20, null=(torch.zeros(4, 384), torch.ones(4, dtype=torch.bool))) as shards:
+        for i in range(18):
+            height, width = ((2, 4), (4, 2), (3, 3))[i % 3]
+            sample = {
+                "latents": torch.randn(16, 2, height, width, generator=generator),
+                "text": torch.zeros(4, 384, dtype=torch.float16),
+                "mask": torch.ones(4, dtype=torch.bool),
+            }
+            shards.add(f"c{i:02d}", sample, f"{16 * height}x{16 * width}x5", "val" if i < 6 else "train")
+    asked = job(steps=6, batch=2, heldout=6)
+    asked["paths"]["view"] = str(folder)
+    summary, recorder = train_here(asked)
+    assert summary["loss_finite"] and summary["data_digest"] == data_digest(folder)
+    assert len(recorder.rows) == 7 and math.isfinite(summary["heldout_end"])
 
 
 def test_a_causal_stage_goes_on_from_it(job: Any, train_here: Any, tmp_path: Path) -> None:
