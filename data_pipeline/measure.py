@@ -22,21 +22,21 @@ def measure(
     context: typer.Context, files: Files, span: Span = None, json_out: AsJson = False, overrides: Overrides = None
 ) -> None:
     """Measure files by the functions and settings of the score stage; stand-ins and versions are named."""
-    from data_pipeline.cli import _open, _refuse
+    from data_pipeline.job import open_job, refuse
     from data_pipeline.score import file as one
     from data_pipeline.score.networks import Networks
     from data_pipeline.score.settings import settings_of
     from infra.settings import AppContext
     from sana_video.video.sandbox import Sandbox
 
-    job = _open(context, overrides, False)
+    job = open_job(context, overrides, False)
     try:
         asked = _span(span)
         settings = settings_of(job.params.limit, job.params.split, job.params.score, job.root)
         networks = Networks(settings, job.params.score, job.root)
         versions: dict[str, int] = load_yaml(job.root / "versions.yaml")["measures"]
     except (ValueError, FileNotFoundError) as error:
-        _refuse(str(error))
+        refuse(str(error))
     wants_json = json_out or (isinstance(context.obj, AppContext) and context.obj.as_json)
     found, failed = [], False
     with Sandbox() as sandbox:
