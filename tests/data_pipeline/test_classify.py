@@ -10,9 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from good_tables import row, score, table
+from typer.testing import CliRunner
 
-from data_pipeline import classify, curate
+from data_pipeline import classify, curate, tables
+from data_pipeline.cli import app
 from data_pipeline.params import ClassifierParams, CurateParams
+from infra.settings import AppContext
 
 VIDEOS, CLIPS = 40, 4
 IDS = [f"v{video:02d}c{clip}" for video in range(VIDEOS) for clip in range(CLIPS)]
@@ -187,3 +190,31 @@ def test_labels_are_a_csv_or_a_review(tmp_path: Path) -> None:
     path = tmp_path / "review.json"
     path.write_text(json.dumps({"kind": "sana-video-sft-review", "version": 1, "reviewer": "x", "decisions": told}))
     assert classify.read_labels(path) == {"a": True}
+
+
+def test_the_commands_fit_and_apply_it(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    for name in ("dvc.yaml", "params.yaml", "versions.yaml"):
+        (tmp_path / name).write_bytes((root / name).read_bytes())
+    for batch, chosen in (("film", slice(0, 80)), ("more", slice(80, None))):
+        for name, full in (("clips", clips()), ("scores", scores(12.0))):
+            tables.write(name, full.to_pylist()[chosen], tmp_path / "data" / name / f"{batch}.parquet")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("clip_id,label\n" + "".join(f"{clip},{int(label)}\n" for clip, label in truth().items()))
+
+    def sana(*words: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, ["classify", *words], obj=AppContext(tmp_path, tmp_path / "params.yaml"))
+        return result.exit_code, result.output
+
+    code, said = sana("fit", "--labels", str(labels), "--name", "low_quality_game")
+    assert code == 0 and "160 clips of 40 videos, 80 are 1" in said
+    asked = "data.classify={low_quality_game: {file: classifiers/low_quality_game.json, thresholds: {game: 0.5}}}"
+    assert sana("--set", asked)[0] == 0
+    path = tmp_path / "data" / "classes.parquet"
+    assert tables.read("classes", path).num_rows == len(IDS)
+    first = path.read_bytes()
+    assert sana("--set", asked)[0] == 0 and path.read_bytes() == first
+    assert sana()[0] == 0 and tables.read("classes", path).num_rows == 0, "no classifier is named: an empty table"
+    labels.write_text("clip_id,label\nx,1\n")
+    code, said = sana("fit", "--labels", str(labels), "--name", "low_quality_game")
+    assert code == 2 and said.strip().count("\n") == 0 and "clip x is labelled" in said
