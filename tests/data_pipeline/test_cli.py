@@ -18,9 +18,9 @@ from diffusers import AutoencoderKLWan
 from typer.testing import CliRunner
 
 from data_pipeline.cli import app
-from data_pipeline.encode import Words, decoded, kept_clips, write_latents
+from data_pipeline.encode import Encoders, Words, decoded, kept_clips, write_latents
 from data_pipeline.expectations import Joined
-from data_pipeline.params import PixelsParams
+from data_pipeline.params import ViewParams
 from infra import gates
 from infra.settings import AppContext
 from infra.storage import digest
@@ -86,6 +86,7 @@ def test_the_way_from_films_to_a_gated_view_and_a_report(project: Path) -> None:
     latents_repeat_caption_and_motion(project)
     captions_are_read_once(project)
     a_published_autoencoder_is_taken_as_it_was_fetched(project)
+    the_sft_set_is_judged_by_a_person_and_is_a_view(project)
     refuses_what_the_gate_has_not_seen(project)
 
 
@@ -95,7 +96,7 @@ def latents_repeat_caption_and_motion(project: Path) -> None:
         **{n: pq.read_table(project / "data" / f"{n}.parquet") for n in ("twins", "selection")},
     )
     kept = kept_clips(joined.videos, joined.clips, joined.scores, joined.captions, joined.selection)
-    view, said = PixelsParams(height=32, width=48, frames=5), []
+    view, said = ViewParams(height=32, width=48, frames=5, autoencoder="test", after="data"), []
 
     def encode_text(prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         said.extend(prompts)
@@ -109,11 +110,12 @@ def latents_repeat_caption_and_motion(project: Path) -> None:
 
     folder, null = project / "data/shards/test", (torch.zeros(8, 3), torch.ones(8, dtype=torch.bool))
     words = Words(encode_text, null)
-    assert write_latents(folder, kept, view, 16, 1 << 20, project, encode, words, lambda i, n, _: i) == len(kept)
+    encoders = Encoders(encode, words, 16, "test")
+    assert write_latents(folder, kept, view, 16, 1 << 20, project, encoders, lambda i, n, _: i) == len(kept)
     assert all(map(torch.equal, read_null(folder), null))
     assert said == [f"{clip.caption} motion score: {int(clip.motion)}." for clip in kept]
     keys = read_index(folder).column("key").to_pylist()
-    first, pixels = next(iter(decoded(kept, view, 16, project)))
+    first, pixels = next(iter(decoded(kept, view.sizes(16), 5, 16, project)))
     with ShardReader(folder) as reader:
         sample = reader.sample(keys.index(first.clip_id))
     assert bytes(sample["caption"].tolist()).decode() == first.caption
@@ -156,6 +158,35 @@ def a_published_autoencoder_is_taken_as_it_was_fetched(project: Path) -> None:
     assert latents.shape == (16, 2, 4, 6) and bool(latents.isfinite().all())
     code, said = sana(project, "encode", "--view", "low", *changes, "--set", "data.views.low.height=36")
     assert (code, "36x48 is no multiple of 8x8" in said) == (2, True), said
+
+
+def the_sft_set_is_judged_by_a_person_and_is_a_view(project: Path) -> None:
+    wide = ["--set", "data.sft.ranges={}", "--set", "data.sft.moves={object_motion: 0, camera_motion: 0}"]
+    code, said = sana(project, "sft", *wide)
+    assert code == 0, said
+    table = project / "data/sft.parquet"
+    chosen = {row["clip_id"] for row in pq.read_table(table).to_pylist() if row["chosen"]}
+    kept = {row["clip_id"] for row in pq.read_table(project / "data/selection.parquet").to_pylist() if row["keep"]}
+    assert chosen == kept
+    assert sana(project, "sft", "review", *wide)[0] == 0
+    page = (project / "reports/sft/review-001.html").read_text()
+    assert all(clip in page for clip in chosen) and page.count("data:video/mp4;base64,") == len(chosen)
+    bad = min(chosen)
+    decision = {"clip_id": bad, "decision": "reject", "failed": ["composition"], "time": "2026-01-31T12:00:00Z"}
+    review = {"kind": "sana-video-sft-review", "version": 1, "reviewer": "Ana", "decisions": [decision]}
+    (project / "ana.json").write_text(json.dumps(review))
+    assert sana(project, "sft", "decide", str(project / "ana.json"))[0] == 0
+    code, said = sana(project, "sft", "decide", str(project / "ana.json"))
+    assert (code, "nothing new" in said) == (2, True), said
+    assert sana(project, "sft", *wide)[0] == 0
+    changes = ["data.views.low.autoencoder=weights/wan2.1-vae", "data.views.low.after=data", "data.views.low.clips=sft"]
+    options = [word for change in changes for word in ("--set", change)]
+    code, said = sana(project, "encode", "--view", "low", *options)
+    assert code == 0, said
+    assert {row["key"] for row in read_index(project / "data/shards/low").to_pylist()} == chosen - {bad}
+    assert sana(project, "sft", *wide, "--set", "data.sft.accepted_only=true")[0] == 0
+    code, said = sana(project, "encode", "--view", "low", *options)
+    assert (code, "the SFT set holds no clip" in said) == (2, True), said
 
 
 def refuses_what_the_gate_has_not_seen(project: Path) -> None:
