@@ -124,14 +124,14 @@ def _sample_section(
         ]
         frame["grain"] = [_grain(sample["shape"], row["bucket"]) for row, sample in zip(index, samples, strict=True)]
     multiple = int(frame["grain"].iloc[0].split("x")[2].split(".")[0]) if text_tokens is not None and index else 1
-    return Section(frame, rules_of_samples(view, text_tokens, max(1, multiple)), "key")
+    return Section(frame, rules_of_samples(view, text_tokens, min(max(1, multiple), 64)), "key")
 
 
 def _grain(shape: str, bucket: str) -> str:
     """ "CxTxhxw" of latents as channels, latent frames and the pixels that a latent stands for, down and across."""
     channels, frames, *sides = (int(part) for part in shape.split("x"))
     pixels = [int(part) for part in bucket.split("x")[:2]]
-    strides = [p / max(1, side) for p, side in zip(pixels, sides, strict=True)]
+    strides = [p / max(1, side) for p, side in zip(pixels, sides, strict=False)]
     return "x".join(f"{n:g}" for n in (channels, frames, *strides))
 
 

@@ -11,7 +11,7 @@ import torch
 from good_tables import row, table
 
 from data_pipeline.expectations import shard_sections
-from data_pipeline.params import PixelsParams
+from data_pipeline.params import PixelsParams, ViewParams
 from infra.gates import Verdict, evaluate
 from sana_video.data.shards import ShardWriter
 
@@ -114,3 +114,26 @@ def test_a_view_without_its_null_embedding_is_red(
     verdict = judge_shards(latent_view(tmp_path / "v", null=null))
     assert verdict.verdict == "red"
     assert said in str(verdict.sections)
+
+
+@pytest.mark.parametrize(
+    ("bucket", "latent", "column"),
+    [("832x480x5", (52, 30), None), ("480x640x5", (30, 40), "bucket"), ("832x480x5", (52, 28), "grain")],
+)
+def test_a_view_of_several_sizes_holds_those_of_its_name(
+    tmp_path: Path, bucket: str, latent: tuple[int, int], column: str | None
+) -> None:
+    with ShardWriter(tmp_path / "v", 1 << 20, null=NULL) as shards:
+        for number, key in enumerate("abcd"):
+            shape, name = (latent, bucket) if key == "c" else ((30, 52), "480x832x5")
+            sample = {
+                "latents": torch.randn(4, 2, *shape, generator=torch.Generator().manual_seed(number)),
+                "text": torch.ones(8, 3).half(),
+                "mask": torch.ones(8, dtype=torch.bool),
+                "motion": torch.tensor(3.0),
+                "caption": torch.zeros(20, dtype=torch.uint8),
+            }
+            shards.add(key, sample, name, "val" if key == "d" else "train")
+    view = ViewParams(size="480p", frames=5, autoencoder="models/autoencoder", after="data")
+    sections = shard_sections(tmp_path / "v", table("selection", SELECTED), view, 8, dict.fromkeys("abcde", 3.0))
+    assert failing(evaluate("shards", sections, {})) == ({column} if column else set())

@@ -69,7 +69,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     measure = {"mean": 1.5, "ci95": [1.0, 2.0], "n": 8, "unit": "px", "stand_in": "dis (stand-in for UniMatch)"}
     measures = {"t2v/flow_motion": {**measure, "real": {"mean": 3.4, "ci95": None, "n": 4}}}
     digests = {name: digest(root / name) for name in ("models/causal", "models/autoencoder")}
-    (evaluation / "summary.json").write_text(json.dumps({"measures": measures, "digests": digests}))
+    size = {"height": 96, "width": 160, "frames": 33, "fps": 16.0}
+    (evaluation / "summary.json").write_text(json.dumps({"measures": measures, "digests": digests, "size": size}))
     (evaluation / "report.html").write_text("<html></html>")
     for batch in params.data.batches:
         row = dict.fromkeys(tables.VIDEOS.names) | {"uri": f"{batch}.mp4", "batch": batch, "video_id": batch}
