@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from data_pipeline.classifying import classify
-from data_pipeline.export.command import export
+from data_pipeline.exporting import export
 from data_pipeline.job import (
     DATA_VERDICT,
     QUARANTINE,

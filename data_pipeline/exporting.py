@@ -1,4 +1,7 @@
-"""`sana-video data export`: the kept clips as files that other trainers read."""
+"""`sana-video data export`: the kept clips as files that other trainers read.
+
+Beside the package that it calls, not inside: `--help` must not wait for what that imports.
+"""
 
 from __future__ import annotations
 
