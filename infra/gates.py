@@ -138,6 +138,7 @@ def evaluate(
     for name, section in sections.items() if isinstance(sections, Mapping) else sections:
         results[name], found = _check_section(name, section)
         declared[name] = section.rules
+        del section  # or its frame would stand beside that of the next
         problems += [f"{name}: {problem}" for problem in found]
     problems += [] if declared else ["no section was declared"]
     red = any(not rule["ok"] and rule["severity"] == "critical" for s in results.values() for rule in s["rules"])

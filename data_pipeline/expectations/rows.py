@@ -20,7 +20,7 @@ from data_pipeline.params import Boundary as Name
 from data_pipeline.params import DataParams
 from infra.gates import Rule, Section
 
-AT_ONCE = 8
+AT_ONCE = 4
 CODE = "RULE"  # of the reason of a row that breaks a rule: `RULE:saturation`
 
 
@@ -86,9 +86,12 @@ def sections(boundary: Name, read: Read, params: DataParams) -> Iterator[tuple[s
     for begin in range(0, len(rules), AT_ONCE):
         some = rules[begin : begin + AT_ONCE]
         columns = list(dict.fromkeys([of.key, *columns_of(some)]))
-        frame = read(of.table, columns).filter(goes_on).to_pandas(self_destruct=True)
         name = boundary if len(rules) <= AT_ONCE else f"{boundary} {begin // AT_ONCE + 1}/{-(-len(rules) // AT_ONCE)}"
-        yield name, Section(frame, some, of.key, of.nullable)
+        # no name for the frame here: it would be held while the next one is made
+        yield (
+            name,
+            Section(read(of.table, columns).filter(goes_on).to_pandas(self_destruct=True), some, of.key, of.nullable),
+        )
 
 
 def _set_aside(boundary: str, keys: pa.ChunkedArray, read: Read) -> Bools:
