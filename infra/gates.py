@@ -11,6 +11,7 @@ Who stands below a gate calls `require`, because DVC only sees that the report e
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import json
 import math
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 GATES_VERSION = 2
 
 _EXAMPLES = 20
+_LARGE = 100_000  # rows
 _SEVERITIES = ("critical", "warning")
 _NULL_RULES = {"ExpectColumnValuesToBeNull", "ExpectColumnValuesToNotBeNull"}
 _COLUMN_KEYS = ("column", "column_A", "column_B", "column_list")
@@ -138,7 +140,10 @@ def evaluate(
     for name, section in sections.items() if isinstance(sections, Mapping) else sections:
         results[name], found = _check_section(name, section)
         declared[name] = section.rules
-        del section  # or its frame would stand beside that of the next
+        large = len(section.frame) > _LARGE
+        del section  # or its frame would stand beside that of the next;
+        if large:  # great-expectations' contexts are rings that hold it, too
+            gc.collect()
         problems += [f"{name}: {problem}" for problem in found]
     problems += [] if declared else ["no section was declared"]
     red = any(not rule["ok"] and rule["severity"] == "critical" for s in results.values() for rule in s["rules"])

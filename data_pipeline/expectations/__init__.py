@@ -96,3 +96,4 @@ def table_sections(read: Read, params: DataParams) -> Iterator[tuple[str, Sectio
     for name, suite in SUITES.items():
         if suite.asked(params):
             yield from suite.sections(name, read, params)
+            pa.default_memory_pool().release_unused()
