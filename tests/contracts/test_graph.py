@@ -81,6 +81,7 @@ def resolved(root: Path) -> dict[str, tuple[Any, ...]]:
         }
 
 
+@pytest.mark.slow  # each leaf is changed and asked for: most of a minute
 def test_every_leaf_of_params_reaches_a_stage(project: Path) -> None:
     shipped = yaml.safe_load((ROOT / "params.yaml").read_text())
     before, dead = resolved(project), []

@@ -114,7 +114,7 @@ def test_repeating_the_work_elsewhere_gives_the_same_bytes(curated: Project, tmp
         assert (tmp_path / table).read_bytes() == (curated.root / table).read_bytes(), table
 
 
-@pytest.mark.parametrize("victim", ["group", "dvc alone"])
+@pytest.mark.parametrize("victim", ["group", pytest.param("dvc alone", marks=pytest.mark.slow)])
 def test_a_killed_stage_leaves_no_half_table_and_no_second_writer(curated: Project, victim: str) -> None:
     """kill -9 of everything, or of dvc alone: the stage dies with it, and the next run finishes the work."""
     score = curated.root / "data" / "scores" / "film.parquet"

@@ -18,6 +18,7 @@ from small_project import Project, lay_out, shrink
 
 # Each stage with each verdict that it opens; a test holds the list to the edges of dvc.yaml.
 BELOW_A_GATE = {
+    "sft": ["data"],
     "shards@pixels": ["data"],
     "gate_pixels": ["data"],
     "encode@high": ["data", "train-autoencoder"],
@@ -116,7 +117,7 @@ def test_a_rerun_runs_no_stage(finished: Project) -> None:
 
 def test_metrics_and_plots_answer(finished: Project) -> None:
     diff = json.loads(finished.dvc("metrics", "diff", "sana-video@v0.1.0", "--all", "--json").stdout)
-    assert set(diff) == {"reports/data/summary.json", "reports/eval/summary.json"}
+    assert set(diff) == {f"reports/{part}/summary.json" for part in ("data", "sft", "eval")}
     assert diff["reports/data/summary.json"]["kept"]["diff"] == 0
     finished.dvc("plots", "show", "-o", "plots")
     page = (finished.root / "plots" / "index.html").read_text()

@@ -11,10 +11,10 @@ import pytest
 
 from eval.params import EvalParams
 from eval.report.charts import Series, line_chart, ticks
-from infra.html import VOID, el
 from eval.report.page import render
 from eval.report.pictures import stills
 from eval.report.summary import summarise
+from infra.html import VOID, el
 
 Tables = dict[str, list[dict[str, Any]]]
 CURVES = {"causal": [{"step": 0, "loss": 1.0, "heldout": 1.1}, {"step": 10, "loss": 0.6, "heldout": None}]}
