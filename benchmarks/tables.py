@@ -88,6 +88,7 @@ def make(root: Path, rows: int) -> None:
     found = {"clip_id": named("c", twin), "twin_of": named("c", twin - 1), "rank": fixed(1, len(twin))}
     found |= {"kind": words("hash", len(twin)), "distance": reals(2.0, len(twin))}
     write(root, "twins", [found], "data/twins.parquet")
+    write(root, "classes", [], "data/classes.parquet")
 
 
 def clips(numbers: Any, source: pa.Array) -> dict[str, pa.Array]:
