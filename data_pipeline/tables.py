@@ -266,16 +266,21 @@ def write_columns(table: str, columns: pa.Table, path: Path) -> pa.Table:
     return columns
 
 
-def read(table: str, path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Table `table` from `path`, or only its `columns`, `text` by its first letter: most of a table is never looked at.
-
-    Raises ValueError when it is missing or its columns are not the schema's.
-    """
+def check(table: str, path: Path) -> None:
+    """Raises ValueError when table `table` is missing at `path` or its columns are not the schema's."""
     if not path.is_file():
         raise ValueError(f"table {table} is missing: {path} (run the stage that writes it)")
     found = pq.read_schema(path)
     if not found.equals(SCHEMAS[table]):
         raise ValueError(f"{path} is not a {table} table: its columns are {found.names}")
+
+
+def read(table: str, path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Table `table` from `path`, or only its `columns`, `text` by its first letter: most of a table is never looked at.
+
+    Raises ValueError when it is missing or its columns are not the schema's.
+    """
+    check(table, path)
     if columns is None or "text" not in columns:
         return pq.read_table(path, columns=None if columns is None else list(columns))
     with pq.ParquetFile(path) as file:  # whoever asks for columns asks whether there is a text: millions of whole ones

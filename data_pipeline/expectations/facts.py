@@ -65,7 +65,10 @@ Read = Callable[[str, Sequence[str]], pa.Table]
 
 
 def on_disk(root: Path, batches: Sequence[str]) -> Read:
-    """A reader of columns and facts of the tables of exactly the named batches; of a repeated clip the first counts."""
+    """A reader of columns and facts of the tables of exactly the named batches; of a repeated clip the first counts.
+
+    It raises ValueError naming a table that is missing or has other columns.
+    """
     known: dict[str, pa.Array | None] = {}
 
     def files(table: str) -> list[Path]:
@@ -103,6 +106,7 @@ def _columns(table: str, files: Sequence[Path], columns: Sequence[str]) -> pa.Ta
     stored = [name for column in columns for name in (facts[column].of if column in facts else (column,))]
     parts = []
     for path in files:
+        tables.check(table, path)
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(tables.ROW_GROUP, columns=list(dict.fromkeys(stored))):
                 parts += _with_facts(table, pa.Table.from_batches([batch]), columns).to_batches()

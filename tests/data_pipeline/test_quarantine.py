@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from good_tables import good_rows, params, set_aside, table
 
 from data_pipeline import curate, quarantine
-from data_pipeline.expectations.facts import in_memory
+from data_pipeline.expectations.facts import in_memory, on_disk
 from data_pipeline.expectations.rules import above, breaking, matches, one_of, within
 from infra.gates import Rule, Section, evaluate
 
@@ -143,3 +144,8 @@ def blank() -> dict[str, Any]:
     from data_pipeline.tables import CAPTIONS
 
     return dict.fromkeys(CAPTIONS.names)
+
+
+def test_a_missing_table_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="table clips is missing: "):
+        on_disk(tmp_path, ["film"])("clips", ["clip_id"])
