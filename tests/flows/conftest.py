@@ -41,7 +41,7 @@ print("step", name, kind, flush=True)
 sys.exit(code)
 """
 
-# a@x, a@y -> b -> gate_data -> data_report; d stands alone
+# a@x, a@y -> b -> gate_data -> sft, data_report; d stands alone
 GRAPH = """
 stages:
   a:
@@ -59,6 +59,10 @@ stages:
     cmd: python step.py gate_data reports/gates/data.json out/b.txt
     deps: [out/b.txt]
     outs: [reports/gates/data.json]
+  sft:
+    cmd: python step.py sft out/sft.txt out/b.txt
+    deps: [out/b.txt, reports/gates/data.json]
+    outs: [out/sft.txt]
   data_report:
     cmd: python step.py data_report out/report.txt out/b.txt
     deps: [out/b.txt, reports/gates/data.json]
@@ -78,7 +82,7 @@ def git(root: Path, *words: str) -> None:
 
 @pytest.fixture
 def small_project(tmp_path: Path) -> Path:
-    """A git and DVC project of six stages; `orders.json` says how each behaves."""
+    """A git and DVC project of seven stages; `orders.json` says how each behaves."""
     root = tmp_path / "project"
     root.mkdir()
     (root / "step.py").write_text(textwrap.dedent(STEP))

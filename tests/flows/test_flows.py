@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 BIN = Path(sys.executable).parent
+SHIPPED = Path(__file__).resolve().parents[2]
 FAILING = "clips: ExpectTableRowCountToBeBetween() min_value 40: observed 3"
 RED = {
     "boundary": "data",
@@ -58,9 +59,23 @@ def curate(prefect_home: Path) -> Callable[..., Any]:
 def test_a_flow_runs_its_part_of_the_graph_then_nothing(small_project: Path, curate: Callable[..., Any]) -> None:
     state = curate(small_project)
     assert state.is_completed(), state.message
-    assert "5 ran" in state.message
+    assert "6 ran" in state.message
     assert not (small_project / "out" / "d.txt").exists()
-    assert "5 cached" in curate(small_project).message
+    assert "6 cached" in curate(small_project).message
+
+
+def test_it_runs_every_data_stage_that_waits_for_no_training(tmp_path: Path) -> None:
+    from flows.bridge import read_graph, select
+    from flows.curate import TARGETS
+
+    for name in ("dvc.yaml", "params.yaml", "versions.yaml", ".dvcignore"):
+        shutil.copy(SHIPPED / name, tmp_path / name)
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    graph = read_graph(tmp_path)
+    cut = {"shards", "gate_pixels", "encode", "gate_shards", "train", "gate_train", "evaluate", "gate_eval"}
+    cut |= {"gate_release", "package"}  # what the other flows run
+    assert set(select(graph, TARGETS)) == {name for name, stage in graph.items() if stage.kind not in cut}
 
 
 def test_a_red_gate_ends_the_flow_with_the_failing_expectation_named(
@@ -72,7 +87,7 @@ def test_a_red_gate_ends_the_flow_with_the_failing_expectation_named(
     state = curate(small_project)
     assert state.is_failed()
     assert FAILING in state.message
-    assert "1 skipped" in state.message
+    assert "2 skipped" in state.message
     assert _code(state) == 3
 
 
@@ -105,7 +120,7 @@ def test_a_worktree_works_on_what_is_committed_and_brings_it_home(
     report = (small_project / "out" / "report.txt").read_text()
     assert report == (place / "out" / "report.txt").read_text()
     assert not (small_project / "runs" / "status").exists()  # nothing ran in the checkout
-    assert "5 cached" in curate(small_project).message
+    assert "6 cached" in curate(small_project).message
 
     params = small_project / "params.yaml"
     params.write_text(params.read_text().replace("seed: 1\n", "seed: 3\n"))
