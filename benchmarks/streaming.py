@@ -56,24 +56,22 @@ def main() -> None:
     parser.add_argument("--device", help="default: a GPU if there is one")
     parser.add_argument("--seconds", default="5,30,120", help="lengths, rising")
     parser.add_argument("--autoencoder-dtype", choices=["bf16", "fp32"], default="bf16")
-    parser.add_argument("--latents-at-once", type=int, default=1, help="latents decoded together")
-    parser.add_argument("--channels-last", action="store_true", help="weights of the decoder in that layout")
-    parser.add_argument("--compiled", action="store_true", help="decoder under torch.compile")
+    parser.add_argument("--latents-at-once", type=int, default=5, help="latents decoded together")
+    parser.add_argument("--decoder", choices=["ours", "diffusers"], default="ours", help="whose forward decodes")
     given = parser.parse_args()
     device, sizes = wanted_device(given.device), SIZES[given.preset]
     config = SanaVideoConfig.preset(given.preset).with_(chunk_frames=sizes.chunk)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = network(Watched, config, device, dtype)
     autoencoder = wan(sizes, device, torch.bfloat16 if given.autoencoder_dtype == "bf16" else torch.float32)
-    ways = {"latents_at_once": given.latents_at_once, "channels_last": given.channels_last, "compiled": given.compiled}
-    autoencoder.arrange(**ways)
+    autoencoder.arrange(latents_at_once=given.latents_at_once, fused=given.decoder == "ours")
 
     lengths = [round(float(length) * sizes.fps) + 1 for length in given.seconds.split(",")]
     if device.type == "cuda":
         make(model, autoencoder, given.preset, lengths[0])  # kernels are compiled and chosen outside the figures
     rows = [make(model, autoencoder, given.preset, frames) for frames in lengths]
     figures = {"about": about(device), "preset": given.preset, "autoencoder_dtype": given.autoencoder_dtype}
-    figures["decoder"] = ways
+    figures |= {"decoder": given.decoder, "latents_at_once": given.latents_at_once}
     figures |= {"videos": rows, "memory": flatness(rows)}
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(figures, indent=2) + "\n")

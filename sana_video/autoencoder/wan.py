@@ -7,7 +7,7 @@ and let go of what they have handed out. So stream and whole are equal, and the 
 seconds.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sana_video.autoencoder.blocks import regroup
 from sana_video.autoencoder.published import Published, build, fill, patched, unpatched
+from sana_video.autoencoder.wan_decoder import Past, decode
 
 ROOMY = 60 * 2**30  # bytes of a GPU on which five latents of 480p, 17 GB, leave room for a network
 
@@ -45,6 +46,7 @@ class Wan(Published):
         )
         self.patch = config.patch_size or 1
         self._together = 1
+        self._fused = False
 
     @classmethod
     def from_pretrained(
@@ -55,22 +57,21 @@ class Wan(Published):
         fill(vae, folder, device, dtype or torch.float32)
         return cls(vae)
 
-    def arrange(self, *, latents_at_once: int = 1, channels_last: bool = False, compiled: bool = False) -> Self:
-        """Let the decoder run another way, in place; pixels differ by the order of sums only.
+    def arrange(self, *, latents_at_once: int = 1, fused: bool = False) -> Self:
+        """Let the decoder run another way, in place; pixels differ by roundings only.
 
         latents_at_once: decode so many together (the first stays alone), which takes as much more memory;
-        channels_last: weights in the layout that cuDNN's bf16 kernels want; compiled: by torch.compile, which takes
-        minutes before the first frames of a size. How fast each is: benchmarks/streaming.py.
+        fused: in few passes over memory (wan_decoder.py). How fast each is: benchmarks/streaming.py.
         """
         if latents_at_once < 1:
             raise ValueError(f"latents_at_once {latents_at_once}: at least 1 is decoded at a time")
         self._together = latents_at_once
-        layout = torch.channels_last_3d if channels_last else torch.contiguous_format
-        for module in self.vae.decoder.modules():
+        self._fused = fused
+        for module in self.vae.decoder.modules():  # the layout that cuDNN's bf16 kernels want
             if isinstance(module, nn.Conv3d):
-                module.to(memory_format=layout)  # type: ignore[call-overload]
-        if compiled:
-            self.vae.decoder.compile(dynamic=False)
+                module.to(memory_format=torch.channels_last_3d if fused else torch.contiguous_format)  # type: ignore[call-overload]
+            elif isinstance(module, nn.Conv2d):
+                module.to(memory_format=torch.channels_last if fused else torch.contiguous_format)  # type: ignore[call-overload]
         return self
 
     def for_speed(self) -> Self:
@@ -79,7 +80,7 @@ class Wan(Published):
         if device.type != "cuda":
             return self
         roomy = torch.cuda.get_device_properties(device).total_memory >= ROOMY
-        return self.arrange(channels_last=True, latents_at_once=5 if roomy else 1)
+        return self.arrange(fused=True, latents_at_once=5 if roomy else 1)
 
     def _latents(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
         cache = _empty_cache(self.vae.encoder)
@@ -88,11 +89,22 @@ class Wan(Published):
             yield self.vae.quant_conv(seen)[:, : self.latent_channels]
 
     def _pixels(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
-        cache = _empty_cache(self.vae.decoder)
+        step = self._fused_step() if self._fused else self._published_step()
         for latent in regroup(pieces, self._together):
-            x = self.vae.post_quant_conv(self._ready(latent))
-            first = cache[0] is None
-            yield unpatched(self.vae.decoder(x, feat_cache=cache, feat_idx=[0], first_chunk=first), self.patch)
+            yield unpatched(step(self.vae.post_quant_conv(self._ready(latent))), self.patch)
+
+    def _fused_step(self) -> Callable[[Tensor], Tensor]:
+        past: Past = {}
+        return lambda x: decode(self.vae.decoder, x, past)
+
+    def _published_step(self) -> Callable[[Tensor], Tensor]:
+        cache = _empty_cache(self.vae.decoder)
+
+        def step(x: Tensor) -> Tensor:
+            pixels: Tensor = self.vae.decoder(x, feat_cache=cache, feat_idx=[0], first_chunk=cache[0] is None)
+            return pixels
+
+        return step
 
 
 def _empty_cache(part: nn.Module) -> Cache:
