@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sana_video.autoencoder.blocks import regroup
 from sana_video.autoencoder.published import Published, build, fill, patched, unpatched
-from sana_video.autoencoder.wan_decoder import Past, decode
+from sana_video.autoencoder.wan_decoder import Decoding
 
 ROOMY = 60 * 2**30  # bytes of a GPU on which five latents of 480p, 17 GB, leave room for a network
 
@@ -65,13 +65,7 @@ class Wan(Published):
         """
         if latents_at_once < 1:
             raise ValueError(f"latents_at_once {latents_at_once}: at least 1 is decoded at a time")
-        self._together = latents_at_once
-        self._fused = fused
-        for module in self.vae.decoder.modules():  # the layout that cuDNN's bf16 kernels want
-            if isinstance(module, nn.Conv3d):
-                module.to(memory_format=torch.channels_last_3d if fused else torch.contiguous_format)  # type: ignore[call-overload]
-            elif isinstance(module, nn.Conv2d):
-                module.to(memory_format=torch.channels_last if fused else torch.contiguous_format)  # type: ignore[call-overload]
+        self._together, self._fused = latents_at_once, fused
         return self
 
     def for_speed(self) -> Self:
@@ -89,15 +83,11 @@ class Wan(Published):
             yield self.vae.quant_conv(seen)[:, : self.latent_channels]
 
     def _pixels(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
-        step = self._fused_step() if self._fused else self._published_step()
+        step = Decoding(self.vae.decoder) if self._fused else self._published()
         for latent in regroup(pieces, self._together):
             yield unpatched(step(self.vae.post_quant_conv(self._ready(latent))), self.patch)
 
-    def _fused_step(self) -> Callable[[Tensor], Tensor]:
-        past: Past = {}
-        return lambda x: decode(self.vae.decoder, x, past)
-
-    def _published_step(self) -> Callable[[Tensor], Tensor]:
+    def _published(self) -> Callable[[Tensor], Tensor]:
         cache = _empty_cache(self.vae.decoder)
 
         def step(x: Tensor) -> Tensor:

@@ -33,4 +33,4 @@ def cover(image: Image, height: int, width: int) -> Tensor:
 def to_uint8(video: Tensor) -> Tensor:
     """(B, 3, F, H, W) in [-1, 1] -> uint8 (B, F, H, W, 3) on the CPU, rounded to the nearest."""
     bounded = (video.float() * 127.5 + 127.5).clamp(0, 255).round()
-    return rearrange(bounded.to(torch.uint8).cpu(), "b c f h w -> b f h w c")
+    return rearrange(bounded.to(torch.uint8), "b c f h w -> b f h w c").contiguous().cpu()
