@@ -1,6 +1,6 @@
 """The network's step on one GPU against its peers: a guided denoising step, a training step, cost against length.
 
-    python benchmarks/step.py --out benchmarks/results/step-h100.json [--only cfg,train,frames]
+    python benchmarks/step.py --out benchmarks/results/step-h100.json [--only cfg,train,frames] [--batch 4]
 
 Random weights and latents, the published sizes, batch 1 unless said. Correctness first: every contender's velocity
 against ours in fp32 without kernels. Then contenders take turns. A guided step is two forwards, one after the other:
@@ -83,28 +83,29 @@ def theirs(peer: Any) -> Callable[..., Tensor]:
     return velocity
 
 
-def all_peers(model: SanaVideo) -> dict[str, Any]:
-    """Each a network of its own; weights are shared with `model` until one of them is changed in place."""
-    build = peers.diffusers_model
-    return {
-        "diffusers eager": build(model),
-        "diffusers compiled": peers.compiled(build(model)),
-        "diffusers merged, compiled": peers.compiled(peers.merge_projections(build(model))),
-        "diffusers merged+linear, compiled": peers.compiled(peers.linear_ffn(peers.merge_projections(build(model)))),
-    }
+PEERS: dict[str, Callable[[SanaVideo], Any]] = {
+    "diffusers eager": peers.diffusers_model,
+    "diffusers compiled": lambda model: peers.compiled(peers.diffusers_model(model)),
+    "diffusers merged, compiled": lambda model: peers.compiled(peers.merge_projections(peers.diffusers_model(model))),
+    "diffusers merged+linear, compiled": lambda model: peers.compiled(
+        peers.linear_ffn(peers.merge_projections(peers.diffusers_model(model)))
+    ),
+}
+ENDS = ("diffusers eager", "diffusers merged+linear, compiled")  # as shipped, and the fastest
 
 
 @torch.no_grad()
 def guided_step(preset: str, rounds: int, batch: int) -> dict[str, Any]:
-    """Error of one velocity and milliseconds of a guided step, per contender."""
+    """Error of one velocity and milliseconds of a guided step, per contender; above batch 1 of the `ENDS` alone.
+
+    Each peer is a network of its own that shares its weights with ours until one of them is changed in place.
+    """
     given, null = inputs(preset, batch), inputs(preset, batch, seed=1)
     wide = random_model(preset, torch.bfloat16).float()  # the rounding of weights is not the kernels' doing
-    with select.disabled():
-        reference = wide(*(x.float() if x.is_floating_point() else x for x in given))
+    reference = exact(wide, given)
     model = wide.bfloat16()
-    runs = {
-        name: (partial(theirs(peer), *given), partial(theirs(peer), *null)) for name, peer in all_peers(model).items()
-    }
+    built = {name: build(model) for name, build in PEERS.items() if batch == 1 or name in ENDS}
+    runs = {name: (partial(theirs(peer), *given), partial(theirs(peer), *null)) for name, peer in built.items()}
     runs["ours"] = (sampled(model, given), sampled(model, null))
     if select.kernels_for(given[0]):
         narrow = fp8.quantize(copy.deepcopy(model))
@@ -120,13 +121,22 @@ def guided_step(preset: str, rounds: int, batch: int) -> dict[str, Any]:
     def step(pair: tuple[Callable[[], Tensor], Callable[[], Tensor]]) -> Callable[[], object]:
         return lambda: (pair[0](), pair[1]())
 
-    times = interleaved({name: step(pair) for name, pair in runs.items()}, rounds=rounds, calls=4)
+    times = interleaved({name: step(pair) for name, pair in runs.items()}, rounds=rounds, calls=4 if batch == 1 else 2)
     best = min(took for name, took in times.items() if not name.startswith("ours"))
     report(f"guided step, {preset}, batch {batch}", times, errors)
     ratios = {
         f"best_peer_over_{name.replace(' ', '_')}": best / times[name] for name in runs if name.startswith("ours")
     }
     return {"preset": preset, "batch": batch, "ms": times, "relative_error": errors, **ratios}
+
+
+def exact(wide: SanaVideo, given: tuple[Tensor, ...]) -> Tensor:
+    """In fp32 without kernels, sample by sample: several at once do not fit beside the peers."""
+    samples = [
+        [x[i : i + 1].float() if x.is_floating_point() else x[i : i + 1] for x in given] for i in range(len(given[0]))
+    ]
+    with select.disabled():
+        return torch.cat([wide(*sample) for sample in samples])
 
 
 def training_step(preset: str, rounds: int) -> dict[str, Any]:
@@ -142,7 +152,7 @@ def training_step(preset: str, rounds: int) -> dict[str, Any]:
 
         return step
 
-    times, memory = {}, {}
+    times, memory, failed = {}, {}, {}
     contenders: dict[str, Callable[[SanaVideo], tuple[Callable[..., Tensor], torch.nn.Module]]] = {
         "ours, nothing recomputed": lambda model: (ours(model), model),
         "ours, elementwise recomputed": lambda model: (recompute_blocks(model, "elementwise"), (ours(model), model))[1],
@@ -162,10 +172,12 @@ def training_step(preset: str, rounds: int) -> dict[str, Any]:
             memory[name] = torch.cuda.max_memory_allocated() / 2**30
             print(f"  {name}: {times[name]:.1f} ms, {memory[name]:.1f} GiB", flush=True)
         except Exception as error:  # out of memory, or a peer that torch.compile breaks: the others keep their figures
-            print(f"  {name}: {type(error).__name__}: {str(error).splitlines()[0][:200]}", flush=True)
+            failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:2000]}"
+            print(f"  {name}: {failed[name]}", flush=True)
         del run, network, step
+        torch._dynamo.reset()  # what was compiled for one network holds it
     report(f"forward and backward, {preset}", times, memory, unit="GiB")
-    return {"preset": preset, "ms": times, "peak_gib": memory}
+    return {"preset": preset, "ms": times, "peak_gib": memory, "failed": failed}
 
 
 def _recomputing(peer: Any) -> tuple[Callable[..., Tensor], torch.nn.Module]:
