@@ -24,8 +24,8 @@ class MergedAttention:
         query, key, value = (y.unflatten(2, (attn.heads, -1)) for y in (query, key, value))
         query, key = F.relu(query), F.relu(key)
         turned_query, turned_key = _turn(query, rotary_emb), _turn(key, rotary_emb)
-        total = key.sum(dim=1, keepdim=True)
-        inverse = 1 / ((query * total).sum(-1, keepdim=True) + 1e-15)
+        total = torch.einsum("bnhe,bhe->bnh", query, key.sum(dim=1))  # kept dimensions break a compiled backward
+        inverse = 1 / (total.unsqueeze(-1) + 1e-15)
         scores = torch.einsum("bnhe,bnhf->bhef", value, turned_key)
         mixed = torch.einsum("bhef,bnhf->bnhe", scores, turned_query) * inverse
         out: Tensor = attn.to_out[0](mixed.flatten(2, 3).to(hidden_states.dtype))

@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50, help="of the video from text")
     parser.add_argument("--frames", type=int, default=81, help="of the videos from text and from an image")
     parser.add_argument("--long", type=int, default=60, help="seconds of the long video; 0 for none")
+    parser.add_argument("--only", default="t2v,i2v,t2i,long", help="which of the four are made; t2v always is")
     parser.add_argument("--decoder", choices=["fast", "exact"], default="fast", help="as `sana-video sample` has it")
     parser.add_argument("--fp8", action="store_true", help="the network's large products in fp8")
     parser.add_argument("--peer", action="store_true", help="also diffusers' pipeline for the video from text, in bf16")
@@ -91,7 +92,8 @@ def main() -> None:
         "i2v": (pipeline, {"frames": given.frames, "steps": min(FEW, given.steps), "image": ramp}),
         "t2i": (pipeline, {"frames": 1, "steps": min(FEW, given.steps)}),
     }
-    if given.long:
+    jobs = {name: job for name, job in jobs.items() if name in ("t2v", *given.only.split(","))}
+    if given.long and "long" in given.only:
         jobs["long"] = (chunked(pipeline, sizes.chunk), {"frames": given.long * sizes.fps + 1})
     if given.fp8:
         for model in {id(used.model): used.model for used, _ in jobs.values()}.values():
@@ -152,6 +154,7 @@ def make(
             torch.cuda.synchronize()
         stamps.append(time.perf_counter())
 
+    size = pipeline.defaults.height, pipeline.defaults.width
     start = time.perf_counter()
     pieces = timed.stream(PROMPT, **options, seed=0, on_step=on_step)
     path = write(out / f"{name}.mp4", pieces, pipeline.defaults, options["frames"], clock)
@@ -161,6 +164,7 @@ def make(
         "name": name,
         "file": path.name,
         "frames": options["frames"],
+        "bits_per_pixel": round(8 * path.stat().st_size / options["frames"] / size[0] / size[1], 3),
         "steps": len(stamps),
         "median_step_seconds": round(statistics.median(steps), 4) if steps else None,
         "took_seconds": round(took, 2),
@@ -214,7 +218,8 @@ def show(figures: dict[str, Any]) -> None:
         step = "-" if row["median_step_seconds"] is None else f"{row['median_step_seconds']:.3f} s"
         print(
             f"\n{row['file']}: {row['frames']} frames in {row['took_seconds']:.1f} s "
-            f"({row['frames_per_second']:.2f} a second), {row['steps']} steps, median {step}"
+            f"({row['frames_per_second']:.2f} a second, {row['bits_per_pixel']} bits a pixel), "
+            f"{row['steps']} steps, median {step}"
         )
         for part, used in row["parts"].items():
             peak = "" if used["peak_gib"] is None else f"{used['peak_gib']:10.2f} GiB at most"
