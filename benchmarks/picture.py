@@ -1,9 +1,9 @@
-"""The figures of one GPU as one picture: guided steps against their peers, and cost against length.
+"""The figures of one GPU as one picture: steps against their peers, cost against length, kernels against their floors.
 
     python benchmarks/picture.py benchmarks/results --out docs/performance.svg
 
-Reads step-h100.json, step-720p-h100.json and step-frames-h100.json (`step.py`); each panel names the commit it was
-taken at. Bars are sorted; ours are filled, peers are grey, the error to float32 stands beside each.
+Reads what `step.py`, `decoder.py`, `linear_attention.py`, `mix_ffn.py`, `modulate.py` and `fp8.py` wrote there for the
+H100; each panel names the commit it was taken at. Bars are sorted; ours are filled, peers are grey.
 """
 
 import argparse
@@ -26,29 +26,47 @@ def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") 
     return f'<text x="{x:.0f}" y="{y:.0f}" class="{kind}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
-def bars(figures: dict[str, Any], top: float) -> tuple[str, float]:
-    """A panel of guided steps, fastest first, and where it ends."""
-    found, about = figures["cfg"], figures["about"]
-    title = f"Guided step, {found['preset']}, batch {found.get('batch', 1)}: milliseconds, and error to float32"
-    drawn = [text(16, top + 16, title, "title")]
-    drawn.append(text(WIDTH - 16, top + 16, f"{about['device']}, {about['commit']}", "small", "end"))
-    times: dict[str, float] = found["ms"]
+def headed(title: str, about: dict[str, Any], top: float) -> list[str]:
+    told = f"{about['device']}, {about['commit']}"
+    return [text(16, top + 16, title, "title"), text(WIDTH - 16, top + 16, told, "small", "end")]
+
+
+def bars(title: str, figures: dict[str, Any], told: dict[str, str], top: float) -> tuple[str, float]:
+    """A panel of milliseconds, fastest first, what is told of each behind its bar, and where the panel ends."""
+    times: dict[str, float] = figures["ms"]
+    drawn = headed(title, figures["about"], top)
     longest = max(times.values())
     for i, (name, took) in enumerate(sorted(times.items(), key=lambda pair: pair[1])):
         y = top + 30 + i * ROW
         length = took / longest * (WIDTH - LABEL - RIGHT)
         kind = "ours" if name.startswith("ours") else "peer"
-        drawn.append(text(LABEL - 10, y + 14, name, "", "end"))
+        drawn.append(text(LABEL - 10, y + 14, name.removeprefix("diffusers "), "", "end"))
         drawn.append(f'<rect x="{LABEL}" y="{y}" width="{length:.1f}" height="{ROW - 8}" rx="3" class="{kind}"/>')
-        drawn.append(text(LABEL + length + 8, y + 14, f"{took:.0f} ms   {found['relative_error'][name]:.1e}"))
+        drawn.append(text(LABEL + length + 8, y + 14, f"{took:.0f} ms   {told[name]}"))
     return "\n".join(drawn), top + 30 + len(times) * ROW + 22
+
+
+def guided(figures: dict[str, Any], top: float) -> tuple[str, float]:
+    found = figures["cfg"] | {"about": figures["about"]}
+    title = f"Guided step, {found['preset']}, batch {found['batch']}: milliseconds, and error to float32"
+    return bars(title, found, {name: f"{error:.1e}" for name, error in found["relative_error"].items()}, top)
+
+
+def training(figures: dict[str, Any], top: float) -> tuple[str, float]:
+    found = figures["train"] | {"about": figures["about"]}
+    title = "Training step, 2b-480p, batch 1: milliseconds, and peak memory"
+    return bars(title, found, {name: f"{peak:.1f} GiB" for name, peak in found["peak_gib"].items()}, top)
+
+
+def decoding(figures: dict[str, Any], top: float) -> tuple[str, float]:
+    title = "Wan's decoder, 81 frames of 480x832 in bf16: milliseconds, and peak memory"
+    return bars(title, figures, {name: f"{peak:.1f} GiB" for name, peak in figures["peak_gib"].items()}, top)
 
 
 def lines(figures: dict[str, Any], top: float) -> tuple[str, float]:
     """A panel of microseconds per token over the number of frames, from zero, and where it ends."""
     found, about = figures["frames"]["us_per_token"], figures["about"]
-    drawn = [text(16, top + 16, "One forward at 480p: microseconds per token over frames (level is linear)", "title")]
-    drawn.append(text(WIDTH - 16, top + 16, f"{about['device']}, {about['commit']}", "small", "end"))
+    drawn = headed("One forward at 480p: microseconds per token over frames (level is linear)", about, top)
     low, high, bottom = LABEL, WIDTH - RIGHT, top + 220
     most_frames = max(int(frames) for costs in found.values() for frames in costs)
     most_cost = max(cost for costs in found.values() for cost in costs.values())
@@ -69,18 +87,69 @@ def lines(figures: dict[str, Any], top: float) -> tuple[str, float]:
         drawn.append(text(points[-1][0] + 10, points[-1][1] + 4, name))
     for frames in next(iter(found.values())):
         drawn.append(text(at(int(frames), 0)[0], bottom + 16, frames, "small", "middle"))
-    return "\n".join(drawn), bottom + 30
+    return "\n".join(drawn), bottom + 38
+
+
+def shares(results: Path) -> dict[str, float]:
+    """Floor over time of each kernel as shipped: its share of the bandwidth, or of the rate of a large product."""
+    linear, mix, rows, narrow = (read(results, name) for name in ("linear-attention", "mix-ffn", "modulate", "fp8"))
+    stream = linear["pass_ms"]
+    found = {
+        "linear attention": 4 * stream / linear["forward_ms"]["ours"],
+        "linear attention, with backward": 12 * stream / linear["forward_backward_ms"]["ours"],
+        "SiLU + depthwise + GLU": mix["forward"]["floor_ms"] / mix["forward"]["ms"]["ours"],
+        "its backward": mix["backward"]["floor_ms"] / mix["backward"]["ms"]["ours, backward"],
+        "temporal convolution": mix["temporal"]["floor_ms"] / mix["temporal"]["ms"]["three products"],
+    }
+    for name in ("modulate", "gated_add", "gated_add_modulate", "rms_norm"):
+        figures = rows[name]
+        found[name] = figures["forward_floor_ms"] / figures["forward_ms"]["ours"]
+        found[f"{name}, with backward"] = figures["forward_backward_floor_ms"] / figures["forward_backward_ms"]["ours"]
+    for name in ("modulate", "gated_add_modulate", "three_frames"):
+        found[f"{name} to fp8"] = narrow["rows"][name]["floor_ms"] / narrow["rows"][name]["ms"]["ours"]
+    return found
+
+
+def kernels(results: Path, top: float) -> tuple[str, float]:
+    """A panel of the shares, in the order of the table in docs/performance.md, and where it ends."""
+    drawn = headed("Kernels: share of the floor of their bytes or operations", read(results, "modulate")["about"], top)
+    found = shares(results)
+    full = WIDTH - LABEL - RIGHT
+    for i, (name, share) in enumerate(found.items()):
+        y = top + 28 + i * 20
+        drawn.append(text(LABEL - 10, y + 12, name, "", "end"))
+        drawn.append(f'<rect x="{LABEL}" y="{y}" width="{share * full:.1f}" height="13" rx="2" class="ours"/>')
+        drawn.append(text(LABEL + max(share, 1.0) * full + 8, y + 12, f"{share:.0%}"))
+    bottom = top + 28 + len(found) * 20
+    drawn.append(f'<line x1="{LABEL + full}" x2="{LABEL + full}" y1="{top + 24:.0f}" y2="{bottom:.0f}" class="axis"/>')
+    return "\n".join(drawn), bottom + 16
+
+
+def read(results: Path, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((results / f"{name}-h100.json").read_text())
+    return found
+
+
+PANELS = {
+    "step": guided,
+    "step-720p": guided,
+    "step-frames": lines,
+    "step-train": training,
+    "decoder": decoding,
+}
 
 
 def picture(results: Path) -> str:
     """The SVG. Raises FileNotFoundError for a file of figures that is missing."""
-    panels, top = [], 10.0
-    for name, panel in (("step-h100", bars), ("step-720p-h100", bars), ("step-frames-h100", lines)):
-        drawn, top = panel(json.loads((results / f"{name}.json").read_text()), top)
-        panels.append(drawn)
+    drawn, top = [], 10.0
+    for name, panel in PANELS.items():
+        made, top = panel(read(results, name), top)
+        drawn.append(made)
+    made, top = kernels(results, top)
+    drawn.append(made)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top:.0f}" role="img">'
-    title = "<title>Guided steps against their peers, and cost against length</title>"
-    return "\n".join([head, title, STYLE, '<rect width="100%" height="100%" class="paper"/>', *panels, "</svg>\n"])
+    title = "<title>Steps against their peers, cost against length, kernels against their floors</title>"
+    return "\n".join([head, title, STYLE, '<rect width="100%" height="100%" class="paper"/>', *drawn, "</svg>\n"])
 
 
 def main() -> None:
