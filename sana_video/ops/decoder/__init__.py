@@ -34,17 +34,17 @@ def norm_silu(
     Returns the sum, None unless `keep`, and silu(sum / ‖sum‖ · √C · gain) with the two frames before each beside it:
     (B, T, H, W, 3C), the oldest first.
     """
-    if _kernels_for(x):
+    if _kernels_for(x, skip):
         from sana_video.ops.decoder import triton
 
-        both: tuple[Tensor | None, Tensor] = triton.norm_silu(x, gain, before, bias, skip, keep)
-        return both
+        summed, read = triton.norm_silu(x, gain, before, bias, skip, keep)
+        return (summed if summed.numel() else x) if keep else None, read
     return naive.norm_silu(x, gain, before, bias, skip, keep)
 
 
 def doubled(x: Tensor, *, bias: Tensor | None = None, skip: Tensor | None = None) -> Tensor:
     """The sum x + bias + skip with each pixel four times: (B, T, H, W, C) -> (B, T, 2H, 2W, C)."""
-    if _kernels_for(x):
+    if _kernels_for(x, skip):
         from sana_video.ops.decoder import triton
 
         larger: Tensor = triton.doubled(x, bias, skip)
@@ -52,5 +52,6 @@ def doubled(x: Tensor, *, bias: Tensor | None = None, skip: Tensor | None = None
     return naive.doubled(x, bias, skip)
 
 
-def _kernels_for(x: Tensor) -> bool:
-    return select.kernels_for(x) and x.dtype == torch.bfloat16 and x.is_contiguous() and not torch.is_grad_enabled()
+def _kernels_for(x: Tensor, skip: Tensor | None) -> bool:
+    ordered = x.is_contiguous() and (skip is None or skip.is_contiguous())
+    return select.kernels_for(x) and x.dtype == torch.bfloat16 and ordered and not torch.is_grad_enabled()

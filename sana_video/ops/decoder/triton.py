@@ -75,12 +75,14 @@ def cut(width: int) -> tuple[int, int]:
     return block, max(1, TILE // block)
 
 
+@torch.library.custom_op("sana_video::decoder_norm_silu", mutates_args=())
 def norm_silu(
     x: Tensor, gain: Tensor, before: Tensor | None, bias: Tensor | None, skip: Tensor | None, keep: bool
-) -> tuple[Tensor | None, Tensor]:
+) -> tuple[Tensor, Tensor]:
+    """The sum, empty where it is x or is not to be kept, and what is read; for contiguous x and skip."""
     B, T, H, W, C = x.shape
-    added = bias is not None or skip is not None
-    summed = torch.empty_like(x) if keep and added else x
+    stored = keep and not (bias is None and skip is None)
+    summed = torch.empty_like(x) if stored else x.new_empty(0)
     out = x.new_empty(B, T, H, W, 3 * C)
     for frame, channels in ((0, 2 * C), (1, C)) if T > 1 else ((0, 2 * C),):
         old = out[:, frame, ..., :channels]
@@ -88,12 +90,22 @@ def norm_silu(
     block, rows = cut(C)
     norm_silu_kernel[(triton.cdiv(T * H * W, rows), B)](
         x, x if bias is None else bias, x if skip is None else skip, gain, summed, out, T * H * W, H * W,
-        C, block, rows, bias is not None, skip is not None, keep and added, num_warps=WARPS,
+        C, block, rows, bias is not None, skip is not None, stored, num_warps=WARPS,
     )  # fmt: skip
-    return summed if keep else None, out
+    return summed, out
 
 
+@norm_silu.register_fake
+def _(
+    x: Tensor, gain: Tensor, before: Tensor | None, bias: Tensor | None, skip: Tensor | None, keep: bool
+) -> tuple[Tensor, Tensor]:
+    stored = keep and not (bias is None and skip is None)
+    return torch.empty_like(x) if stored else x.new_empty(0), x.new_empty(*x.shape[:-1], 3 * x.shape[-1])
+
+
+@torch.library.custom_op("sana_video::decoder_doubled", mutates_args=())
 def doubled(x: Tensor, bias: Tensor | None, skip: Tensor | None) -> Tensor:
+    """`naive.doubled` of contiguous x and skip."""
     B, T, H, W, C = x.shape
     out = x.new_empty(B, T, 2 * H, 2 * W, C)
     block, rows = cut(C)
@@ -102,3 +114,9 @@ def doubled(x: Tensor, bias: Tensor | None, skip: Tensor | None) -> Tensor:
         C, block, rows, bias is not None, skip is not None, num_warps=WARPS,
     )  # fmt: skip
     return out
+
+
+@doubled.register_fake
+def _(x: Tensor, bias: Tensor | None, skip: Tensor | None) -> Tensor:
+    B, T, H, W, C = x.shape
+    return x.new_empty(B, T, 2 * H, 2 * W, C)
