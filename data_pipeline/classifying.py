@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from data_pipeline.job import Overrides, Show, as_json, open_job, refuse
+from data_pipeline.job import CLASSES, Overrides, Show, as_json, open_job, refuse
 
 if TYPE_CHECKING:
     from infra.stage import Progress
@@ -25,13 +25,12 @@ def apply(context: typer.Context, overrides: Overrides = None, show: Show = Fals
 
     def work(progress: Progress) -> Mapping[str, int]:
         from data_pipeline import classify as stage
-        from data_pipeline.curate import join
 
-        asked, batches = job.params.classify, list(job.params.batches)
+        asked = job.params.classify
         fitted = {name: stage.read(job.root / each.file) for name, each in asked.items()}
-        clips = join("clips", job.root, batches, ("clip_id", "source"))
-        scores = join("scores", job.root, batches, stage.NEEDED if asked else ("clip_id",))
-        written = job.write_columns("classes", stage.run(clips, scores, asked, fitted), "data/classes.parquet")
+        clips = job.join("clips", ("clip_id", "source"))
+        scores = job.join("scores", stage.NEEDED if asked else ("clip_id",))
+        written = job.write_columns("classes", stage.run(clips, scores, asked, fitted), CLASSES)
         return {"classifiers": len(asked), "probabilities": int(written["classes"])}
 
     job.run("classify", work)
@@ -49,14 +48,12 @@ def fit(
     """Fit a classifier on labelled clips and say how well it does on videos that it has not seen."""
     job = open_job(context, overrides, show)
     from data_pipeline import classify as stage
-    from data_pipeline.curate import join
     from infra.storage import atomic_text
 
     try:
-        batches = list(job.params.batches)
         told = stage.read_labels(labels)
-        clips = join("clips", job.root, batches, ("clip_id", "video_id"))
-        fitted = stage.fit(name, told, clips, join("scores", job.root, batches, stage.NEEDED))
+        clips = job.join("clips", ("clip_id", "video_id"))
+        fitted = stage.fit(name, told, clips, job.join("scores", stage.NEEDED))
     except (ValueError, FileNotFoundError) as error:
         refuse(" ".join(str(error).split()))
     path = out or job.root / "classifiers" / f"{name}.json"

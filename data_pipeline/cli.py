@@ -9,24 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from data_pipeline.classifying import classify
 from data_pipeline.exporting import export
-from data_pipeline.job import (
-    DATA_VERDICT,
-    QUARANTINE,
-    SELECTION,
-    Job,
-    Overrides,
-    Show,
-    as_json,
-    known,
-    open_job,
-    refuse,
-)
+from data_pipeline.job import QUARANTINE, SELECTION, Job, Overrides, Show, as_json, known, open_job, refuse
+from data_pipeline.judging import gate
 from data_pipeline.measure import measure
 from data_pipeline.sft.commands import sft
 from infra.settings import load_section, load_yaml
@@ -39,7 +29,6 @@ if TYPE_CHECKING:
     Counters = Mapping[str, float | int | str]
 
 app = typer.Typer(no_args_is_help=True, help="From films to shards: each stage of the data pipeline alone.")
-gate = typer.Typer(no_args_is_help=True, help="Check a boundary; exit 3 if red, 4 if the check itself is broken.")
 app.add_typer(gate, name="gate")
 app.command()(measure)
 app.command()(export)
@@ -211,12 +200,9 @@ def encode(context: typer.Context, view: View, overrides: Overrides = None, show
 
     def work(progress: Progress) -> Counters:
         from data_pipeline import encode as stage
-        from infra.gates import require
 
-        require(job.root / DATA_VERDICT, tables=job.tables())
-        joined = job.joined()
-        chosen = job.chosen(view, joined.selection)
-        kept = stage.kept_clips(joined.videos, joined.clips, joined.scores, joined.captions, chosen)
+        job.open_gate(job.clips(view))
+        kept = stage.kept_clips(**job.kept(job.clips(view)))
         folder, fps, limit = job.root / "data" / "shards" / view, job.params.split.fps, job.params.shards.max_bytes
         if view == "pixels":
             count = stage.write_pixels(folder, kept, job.params.pixels, fps, limit, job.root, progress.track)
@@ -247,7 +233,7 @@ def _encoders(job: Job, view: ViewParams) -> Encoders:
 
     folder = job.root / view.autoencoder
     judged = {view.autoencoder: folder} if view.autoencoder.startswith("models/") else {}
-    require(job.root / "reports" / "gates" / f"{view.after}.json", tables=judged)
+    require(job.verdict(view.after), tables=judged)
     text = load_section(job.params_path, "text", TextParams, job.overrides)
     device = best_device()
     autoencoder = load_autoencoder(folder, device=device)
@@ -287,71 +273,3 @@ def report(
         return stage.run(job.root, batches, job.params, progress.track)
 
     job.run("data_report", work)
-
-
-@gate.command("data")
-def gate_data(context: typer.Context, overrides: Overrides = None, show: Show = False) -> None:
-    """Check every table from ingest to selection and how they hang together."""
-    job = open_job(context, overrides, show)
-
-    def work(progress: Progress) -> Counters:
-        from data_pipeline.expectations import data_sections
-        from infra import gates, storage
-
-        names = ("batches", "ingest", "split", "score", "caption", "dedup", "curate", "gate")
-        context = {name: job.params.model_dump(mode="json")[name] for name in names}
-        paths = {**job.tables(), QUARANTINE: job.root / QUARANTINE}
-        digests = {name: storage.digest(path) for name, path in paths.items() if path.exists()}
-        sections = data_sections(paths, job.root, job.params)
-        verdict = gates.evaluate("data", sections, digests, context)
-        gates.write(verdict, job.root / DATA_VERDICT)
-        gates.check(verdict)
-        return {"rules": _rules(verdict)}
-
-    job.run("gate_data", work)
-
-
-@gate.command("shards")
-def gate_shards(context: typer.Context, view: View, overrides: Overrides = None, show: Show = False) -> None:
-    """Check the shards of a view: undamaged, complete, in shape, finite, each clip on its side."""
-    job = open_job(context, overrides, show)
-    known("view", view, ["pixels", *job.params.views])
-
-    def work(progress: Progress) -> Counters:
-        from data_pipeline.expectations import shard_sections
-        from infra import gates, storage
-
-        selection = {SELECTION: job.root / SELECTION}
-        gates.require(job.root / DATA_VERDICT, tables=selection)
-        name, tokens, motion = f"data/shards/{view}", _text_tokens(job, view), _motion(job, view)
-        if not (job.root / name).is_dir():
-            raise FileNotFoundError(f"no shards at {name}: run `sana-video data encode --view {view}`")
-        chosen = job.chosen(view, job.joined().selection)
-        sections = shard_sections(job.root / name, chosen, job.view(view), tokens, motion)
-        digests = {key: storage.digest(path) for key, path in {name: job.root / name, **selection}.items()}
-        context = {"view": job.view(view).model_dump(mode="json"), "text_tokens": tokens}
-        verdict = gates.evaluate(f"shards-{view}", sections, digests, context)
-        gates.write(verdict, job.root / "reports" / "gates" / f"shards-{view}.json")
-        gates.check(verdict)
-        return {"rules": _rules(verdict)}
-
-    job.run("gate_pixels" if view == "pixels" else f"gate_shards@{view}", work)
-
-
-def _text_tokens(job: Job, view: str) -> int | None:
-    """The length of a latent view's text embeddings; none for pixels."""
-    from sana_video.text import TextParams
-
-    return None if view == "pixels" else load_section(job.params_path, "text", TextParams, job.overrides).tokens
-
-
-def _motion(job: Job, view: str) -> dict[str, float] | None:
-    """The measured motion of each clip, which a latent view must repeat; none for pixels."""
-    if view == "pixels":
-        return None
-    scores = job.join("scores")
-    return dict(zip(*(scores.column(name).to_pylist() for name in ("clip_id", "flow_motion")), strict=True))
-
-
-def _rules(verdict: Any) -> int:
-    return sum(len(section["rules"]) for section in verdict.sections.values())

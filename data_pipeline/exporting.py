@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from data_pipeline.job import DATA_VERDICT, Overrides, Show, known, open_job, refuse
+from data_pipeline.job import Overrides, Show, known, open_job, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,11 +44,9 @@ def export(
     def work(progress: Progress) -> Mapping[str, float | int | str]:
         from data_pipeline import export as stage
         from data_pipeline.export import hf, sana
-        from infra.gates import require
 
-        require(job.root / DATA_VERDICT, tables=job.tables())
-        joined = job.joined()
-        found = stage.items(joined.videos, joined.clips, joined.scores, joined.captions, joined.selection, sizes, limit)
+        job.open_gate()
+        found = stage.items(**job.kept("selection"), sizes=sizes, limit=limit)
         ranges = {item.source: job.params.curate.ranges_of(item.source) for item in found}
         plan = stage.Plan(found, frames, job.params.split.fps, sizes, ranges, allow_stand_ins, job.root)
         stage.claim(out, plan.digest(form))

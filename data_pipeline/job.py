@@ -6,7 +6,7 @@ user's mistake through this one door. Nothing heavy is imported before a command
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -18,8 +18,7 @@ from infra.settings import AppContext, find_root, load_section
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from data_pipeline.expectations import Joined
-    from data_pipeline.params import DataParams, View
+    from data_pipeline.params import Clips, DataParams, View
     from infra.stage import Progress
 
     Counters = Mapping[str, float | int | str]
@@ -29,10 +28,10 @@ Overrides = Annotated[
 ]
 Show = Annotated[bool, typer.Option("--print-config", help="Print the parameters in force and do nothing.")]
 
-DATA_VERDICT = "reports/gates/data.json"
 SELECTION = "data/selection.parquet"
 SFT = "data/sft.parquet"
 QUARANTINE = "data/quarantine.parquet"
+CLASSES = "data/classes.parquet"
 JOINED = ("videos", "clips", "scores", "captions")
 
 
@@ -67,31 +66,44 @@ class Job:
 
         return tables.read(table, self.root / "data" / table / f"{batch}.parquet")
 
-    def join(self, table: str) -> pa.Table:
+    def join(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
         from data_pipeline import curate
 
-        return curate.join(table, self.root, list(self.params.batches))
+        return curate.join(table, self.root, list(self.params.batches), columns)
 
     def tables(self) -> dict[str, Path]:
         """Every table from ingest to selection, by the path that verdicts name it by."""
         names = [f"data/{table}/{batch}.parquet" for table in JOINED for batch in sorted(self.params.batches)]
-        return {name: self.root / name for name in [*names, "data/twins.parquet", SELECTION]}
+        return {name: self.root / name for name in [*names, "data/twins.parquet", CLASSES, QUARANTINE, SELECTION]}
 
-    def joined(self) -> Joined:
-        from data_pipeline import tables
-        from data_pipeline.expectations import Joined
+    def verdict(self, boundary: str) -> Path:
+        return self.root / "reports" / "gates" / f"{boundary}.json"
 
-        alone = {name: tables.read(name, self.root / "data" / f"{name}.parquet") for name in ("twins", "selection")}
-        return Joined(**{name: self.join(name) for name in JOINED}, **alone)
+    def open_gate(self, clips: Clips = "selection") -> None:
+        """Raises GateRed or GateBroken unless every table, and `sft` with the set, is as a green verdict saw it."""
+        from infra.gates import require
 
-    def chosen(self, view: str, selection: pa.Table) -> pa.Table:
-        """The rows of the selection that a view holds: all, or those of the SFT set."""
-        if view == "pixels" or self.params.views[view].clips == "selection":
-            return selection
+        require(self.verdict("data"), tables=self.tables())
+        if clips == "sft":
+            require(self.verdict("sft"), tables={name: self.root / name for name in (SFT, SELECTION)})
+
+    def clips(self, view: str) -> Clips:
+        """Which of the kept clips a view holds."""
+        return "selection" if view == "pixels" else self.params.views[view].clips
+
+    def chosen(self, clips: Clips) -> pa.Table:
+        """The rows of the selection: all, or those of the SFT set."""
         from data_pipeline import tables
         from data_pipeline.sft.choose import only_chosen
 
+        selection = tables.read("selection", self.root / SELECTION)
+        if clips == "selection":
+            return selection
         return only_chosen(selection, tables.read("sft", self.root / SFT, ["clip_id", "chosen"]))
+
+    def kept(self, clips: Clips) -> dict[str, pa.Table]:
+        """The tables of all batches, joined, with the rows of the selection that `chosen` gives."""
+        return {**{name: self.join(name) for name in JOINED}, "selection": self.chosen(clips)}
 
     def view(self, name: str) -> View:
         return self.params.pixels if name == "pixels" else self.params.views[name]

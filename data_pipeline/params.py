@@ -19,6 +19,7 @@ Seconds = Annotated[float, Field(gt=0.0, le=86_400.0)]
 Pixels = Annotated[int, Field(ge=16, le=16_384)]
 Range = tuple[float, float]
 Branch = Literal["aesthetic", "technical"]
+Clips = Literal["selection", "sft"]
 Boundary = Literal["ingest", "split", "scores", "captions"]
 OTHERS = "others"
 CATEGORIES = ("human", "animal", "object", "scene")  # what moves, as captioners tell it (appendix D)
@@ -362,7 +363,8 @@ class ViewParams(Section):
     frames: Annotated[int, Field(ge=1, le=1025)]
     autoencoder: Annotated[str, Field(min_length=1)]
     after: Name
-    clips: Literal["selection", "sft"] = "selection"  # which of the kept ones: all, or the SFT set
+    clips: Clips = "selection"  # which of the kept ones: all, or the SFT set
+    clips_after: Literal["data", "sft"] = "data"  # the verdict on them
 
     _frames = field_validator("frames")(_four_k_plus_one)
 
@@ -374,6 +376,12 @@ class ViewParams(Section):
                 "a view has either `size: 480p|720p`, for clips of 11 aspects, or both `height` and `width`: "
                 f"this one has {' and '.join(found) or 'none of them'}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _judged(self) -> ViewParams:
+        if (wanted := "sft" if self.clips == "sft" else "data") != self.clips_after:
+            raise ValueError(f"clips_after is {self.clips_after}, but clips {self.clips} are judged by {wanted}")
         return self
 
     def sizes(self, multiple: int) -> tuple[Size, ...]:

@@ -93,6 +93,7 @@ class Job:
             self.require(f"train-{maker}", f"models/{maker}")
         for view in ("pixels", params.view):
             self.require(f"shards-{view}", f"data/shards/{view}")
+        self.require("data", *(f"data/videos/{batch}.parquet" for batch in self.batches))
         text = load_section(self.params_path, "text", TextParams, self.overrides)
         return Subject(self.root, params, text, self.train.stage(params.stage))
 

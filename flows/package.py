@@ -91,6 +91,8 @@ def _subjects(boundary: str, params: Params) -> set[str]:
     """What a verdict cannot do without: other tables of its making may be gone by now."""
     if boundary == "data":
         return {f"data/{table}/{batch}.parquet" for table in _TABLES_READ for batch in params.data.batches}
+    if boundary == "sft":
+        return {"data/sft.parquet"}
     return {"reports/eval"} if boundary in ("eval", "release") else set(judged(boundary))
 
 
@@ -200,7 +202,8 @@ def _papers(release: Release, folder: Path) -> None:
 
 def _verdicts(root: Path, params: Params) -> list[Path]:
     views = {params.train.stages[name].view for name in _line(params)} - {"pixels"}
-    names = [*GATES, *(f"shards-{view}" for view in views), *(f"train-{name}" for name in _line(params))]
+    chosen = {params.data.views[view].clips_after for view in views}
+    names = {*GATES, *chosen, *(f"shards-{view}" for view in views), *(f"train-{name}" for name in _line(params))}
     return [_verdict(root, name) for name in sorted(names)]
 
 

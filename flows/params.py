@@ -96,7 +96,7 @@ def render(params: Params) -> str:
 def verdicts(params: Params) -> set[str]:
     """The names of all verdicts that gates of this graph write to reports/gates/."""
     shards = {f"shards-{view}" for view in ("pixels", *params.data.views)}
-    return {"data", "eval", "release"} | shards | {f"train-{stage}" for stage in params.train.stages}
+    return {"data", "sft", "eval", "release"} | shards | {f"train-{stage}" for stage in params.train.stages}
 
 
 def _mistakes(params: Params) -> Iterator[str]:

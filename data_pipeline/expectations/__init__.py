@@ -12,34 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
-from data_pipeline.expectations import balance, budgets, drift, nulls, rows, selection
+from data_pipeline.expectations import balance, budgets, classes, drift, nulls, rows, selection
 from data_pipeline.expectations.facts import Read, on_disk
 from data_pipeline.expectations.files import files as files_of
 from data_pipeline.expectations.files import readable
-from data_pipeline.expectations.shards import shard_sections as shard_sections
 from data_pipeline.params import Boundary, DataParams
 from infra.gates import Rule, Section
-
-
-@dataclass(frozen=True)
-class Joined:
-    """The tables of all batches that params name, joined."""
-
-    videos: pa.Table
-    clips: pa.Table
-    scores: pa.Table
-    captions: pa.Table
-    twins: pa.Table
-    selection: pa.Table
-
-    def rows(self, table: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = getattr(self, table).to_pylist()
-        return found
-
 
 Sections = Callable[[str, Read, DataParams], Iterable[tuple[str, Section]]]
 
@@ -72,6 +53,7 @@ SUITES: Mapping[str, Suite] = {
     "budgets": Suite(budgets.rules_of_budgets, _alone(budgets.budgets)),
     "releases": Suite(budgets.rules_of_releases, _alone(budgets.releases)),
     "twins": Suite(selection.rules_of_twins, _alone(selection.twins)),
+    "classes": Suite(classes.rules_of_classes, _alone(classes.classes)),
     "selection": Suite(selection.rules_of_choices, _alone(selection.choices)),
     "sources": Suite(selection.rules_of_sources, _alone(selection.sources)),
     "amounts": Suite(balance.rules_of_amounts, _alone(balance.amounts)),
@@ -85,7 +67,7 @@ def data_sections(paths: Mapping[str, Path], root: Path, params: DataParams) -> 
     `paths`: every table by its project-relative name. Where one has other columns than its schema nothing more is
     read. ValueError for a missing table.
     """
-    files = files_of(paths, params)
+    files = files_of(paths)
     yield "files", files
     if readable(files):
         yield from table_sections(on_disk(root, list(params.batches)), params)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data_pipeline.expectations import SUITES, files, rows, shards
+from data_pipeline.expectations import SUITES, files, rows, sft, shards
 from data_pipeline.params import DataParams
 from infra.gate_page import limits_text, rule_name
 from infra.gates import Rule
@@ -27,10 +27,12 @@ _WHAT: dict[str, str] = {
     "budgets": "One row a boundary and reason.",
     "releases": "One row.",
     "twins": "One row a clip, with the one that stands for its copies.",
+    "classes": "One row a classifier of `data.classify`, and one for any other.",
     "selection": "One row a clip.",
     "sources": "One row a source.",
     "amounts": "One row of counts.",
     "drift": "Only where `data.gate.reference` names a batch: one row for each measure of each other batch.",
+    "sft": "`gate_sft`, one row a kept clip, and counts.",
     "shards": "`gate_pixels` and `gate_shards@view`, one row a sample, and counts.",
 }
 
@@ -44,10 +46,10 @@ def listing(params: DataParams) -> str:
     of_shards += [
         rule for rule in shards.rules_of_samples(view, 1) if rule not in of_shards
     ] + shards.rules_of_balance()
-    suites = {"files": files.rules_of_files(asked), **{name: suite.rules(asked) for name, suite in SUITES.items()}}
-    return "\n".join(
-        line for name, found in (suites | {"shards": of_shards}).items() for line in _table(name, found, asked)
-    )
+    suites = {"files": files.rules_of_files(), **{name: suite.rules(asked) for name, suite in SUITES.items()}}
+    suites["sft"] = [*sft.rules_of_rows(), *sft.rules_of_clips(), *sft.rules_of_cells()]
+    suites["shards"] = of_shards
+    return "\n".join(line for name, found in suites.items() for line in _table(name, found, asked))
 
 
 def _table(name: str, rules: Sequence[Rule], params: DataParams) -> Iterator[str]:

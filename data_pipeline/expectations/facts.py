@@ -23,7 +23,7 @@ from data_pipeline.columns import Floats, codes, firsts, numbers
 from data_pipeline.curate import mark_repeated
 
 BATCHED = ("videos", "clips", "scores", "captions")
-JOINED = ("twins", "selection", "quarantine")
+JOINED = ("twins", "classes", "selection", "quarantine")
 
 # Controls, C1 controls, zero-width and direction characters: what no caption may hold.
 UNPLAIN = "[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]"

@@ -12,20 +12,19 @@ import pyarrow.parquet as pq
 
 from data_pipeline import tables
 from data_pipeline.expectations.rules import equal, within
-from data_pipeline.params import DataParams
 from infra.gates import Rule, Section
 
 
-def rules_of_files(params: DataParams) -> list[Rule]:
+def rules_of_files() -> list[Rule]:
     return [
         equal("columns", "schema", "has the columns and types of its schema (docs/data.md)"),
         within("repeats", 0, 0, "no key stands twice"),
     ]
 
 
-def files(paths: Mapping[str, Path], params: DataParams) -> Section:
+def files(paths: Mapping[str, Path]) -> Section:
     """One row a file. `paths`: by the project-relative name, data/<table>/<batch>.parquet or data/<table>.parquet."""
-    return Section(pd.DataFrame(list(_rows(paths))), rules_of_files(params), "file")
+    return Section(pd.DataFrame(list(_rows(paths))), rules_of_files(), "file")
 
 
 def readable(section: Section) -> bool:

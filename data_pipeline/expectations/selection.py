@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 import numpy as np
@@ -72,8 +72,9 @@ def rules_of_choices(params: DataParams) -> list[Rule]:
     frames = params.split.frames
     return [
         one_of("explained", [True], "kept without a reason, or dropped with one"),
-        one_of("rules_broken", ["none"], "kept is only what passes every range and has video, score and caption",
-               "data.curate.ranges"),
+        one_of("rules_broken", ["none"],
+               "kept is only what passes every range and classifier and has video, score and caption",
+               "data.curate.ranges, data.classify"),
         one_of("side", ["train", "val", "dropped"], "kept on one side, dropped on none"),
         matches("bucket", rf"^\d+x\d+x{frames}$", "a size and the frames of its clip", "data.split.frames"),
     ]  # fmt: skip
@@ -81,9 +82,10 @@ def rules_of_choices(params: DataParams) -> list[Rule]:
 
 def choices(read: Read, params: DataParams) -> Section:
     """One row a clip of the selection."""
-    broken = _broken(read, params)
-    chosen = read("selection", ["clip_id", "keep", "reason", "bucket", "subset"])
+    chosen = read("selection", ["clip_id", "source", "keep", "vmaf_percentile"])
     keep = filled_true(chosen.column("keep"))
+    broken = first_broken(_failing(read, chosen, params), keep)
+    chosen = read("selection", ["clip_id", "reason", "bucket", "subset"])
     reasons = pc.fill_null(pc.list_value_length(read("selection", ["reasons"]).column("reasons")), 0).to_numpy()
     subset = pc.fill_null(chosen.column("subset"), "")
     frame = pd.DataFrame(
@@ -102,19 +104,17 @@ def _where(keep: Bools, kept: pa.ChunkedArray, dropped: pa.ChunkedArray | str) -
     return cast(pd.Series, pc.dictionary_encode(pc.if_else(pa.array(keep), kept, dropped)).to_pandas())
 
 
-def _broken(read: Read, params: DataParams) -> pd.Categorical[str]:
-    """The first rule that each kept clip breaks, as `curate.failures` names it; "none" for the others."""
-    chosen = read("selection", ["clip_id", "source", "keep", "vmaf_percentile"])
-    keep, names = filled_true(chosen.column("keep")), ["none"]
-    first = np.zeros(len(chosen), np.int16)
-    for name, failing in _failing(read, chosen, params):
-        first[failing & keep & (first == 0)] = len(names)
+def first_broken(failing: Iterable[tuple[str, Bools]], asked: Bools) -> pd.Categorical[str]:
+    """The first rule that each of the clips `asked` about breaks; "none" for the others. `failing`: (rule, who)."""
+    names, first = ["none"], np.zeros(len(asked), np.int16)
+    for name, who in failing:
+        first[who & asked & (first == 0)] = len(names)
         names.append(name)
     return pd.Categorical.from_codes(first, categories=pd.Index(names))
 
 
 def _failing(read: Read, chosen: pa.Table, params: DataParams) -> Iterator[tuple[str, Bools]]:
-    """(rule, which clips of the selection break it)."""
+    """(rule, which clips of the selection break it), each rule as `curate` names it."""
     ids = chosen.column("clip_id")
     clips = read("clips", ["clip_id", "video_id", "reason"])
     clip_at = places(ids, clips.column("clip_id"))
@@ -136,6 +136,13 @@ def _failing(read: Read, chosen: pa.Table, params: DataParams) -> Iterator[tuple
         yield f"MISSING_{name.upper()}", asked & ~np.isfinite(values)
         yield f"{name.upper()}_LOW", asked & (values < low[source])
         yield f"{name.upper()}_HIGH", asked & (values > high[source])
+    for name, classifier in params.classify.items():
+        threshold = np.array([classifier.thresholds.get(each, np.nan) for each in names])[source]
+        told = read("classes", ["classifier", "clip_id", "probability"])
+        told = told.filter(pc.equal(told.column("classifier"), name))
+        values = np.asarray(at(numbers(told.column("probability")), places(ids, told.column("clip_id")), np.nan))
+        yield f"MISSING_{name.upper()}", ~np.isnan(threshold) & ~np.isfinite(values)
+        yield f"CLASSIFIED_{name.upper()}", values >= threshold
     captions = read("captions", ["clip_id", "characters", "reason"])
     told = filled_true(pc.greater(captions.column("characters"), 0)) & ~filled(captions.column("reason"))
     yield "MISSING_CAPTION", ~np.asarray(at(told, places(ids, captions.column("clip_id")), False), bool)

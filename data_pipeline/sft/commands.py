@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from data_pipeline.job import DATA_VERDICT, SELECTION, SFT, Overrides, Show, open_job, refuse
+from data_pipeline.job import SELECTION, SFT, Overrides, Show, open_job, refuse
 
 if TYPE_CHECKING:
     from infra.stage import Progress
@@ -29,18 +29,16 @@ def select(context: typer.Context, overrides: Overrides = None, show: Show = Fal
 
     def work(progress: Progress) -> Mapping[str, int]:
         from data_pipeline import tables
-        from data_pipeline.curate import join
         from data_pipeline.sft import choose as stage
         from data_pipeline.sft import reviews
-        from infra.gates import require
         from infra.storage import atomic_text
 
-        require(job.root / DATA_VERDICT, tables=job.tables())
-        params, batches = job.params.sft, list(job.params.batches)
+        job.open_gate()
+        params = job.params.sft
         selection = tables.read("selection", job.root / SELECTION, stage.SELECTION)
-        scores = join("scores", job.root, batches, ("clip_id", *stage.measures(params)))
+        scores = job.join("scores", ("clip_id", *stage.measures(params)))
         said = reviews.standing(reviews.stored(job.root / REVIEWS))
-        table = stage.run(selection, scores, join("captions", job.root, batches, stage.CAPTIONS), said, params)
+        table = stage.run(selection, scores, job.join("captions", stage.CAPTIONS), said, params)
         job.write_columns("sft", table, SFT)
         known = int(table.num_rows - table.column("human").null_count)
         atomic_text(job.root / SUMMARY, stage.summary(table, params, len(said) - known))

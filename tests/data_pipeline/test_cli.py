@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 
 from data_pipeline.cli import app
 from data_pipeline.encode import Encoders, Words, decoded, kept_clips, write_latents
-from data_pipeline.expectations import Joined
 from data_pipeline.params import ViewParams
 from infra import gates
 from infra.settings import AppContext
@@ -91,11 +90,8 @@ def test_the_way_from_films_to_a_gated_view_and_a_report(project: Path) -> None:
 
 
 def latents_repeat_caption_and_motion(project: Path) -> None:
-    joined = Joined(
-        **{n: pq.read_table(project / "data" / n) for n in ("videos", "clips", "scores", "captions")},
-        **{n: pq.read_table(project / "data" / f"{n}.parquet") for n in ("twins", "selection")},
-    )
-    kept = kept_clips(joined.videos, joined.clips, joined.scores, joined.captions, joined.selection)
+    joined = {n: pq.read_table(project / "data" / n) for n in ("videos", "clips", "scores", "captions")}
+    kept = kept_clips(**joined, selection=pq.read_table(project / "data/selection.parquet"))
     view, said = ViewParams(height=32, width=48, frames=5, autoencoder="test", after="data"), []
 
     def encode_text(prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -179,12 +175,18 @@ def the_sft_set_is_judged_by_a_person_and_is_a_view(project: Path) -> None:
     code, said = sana(project, "sft", "decide", str(project / "ana.json"))
     assert (code, "nothing new" in said) == (2, True), said
     assert sana(project, "sft", *wide)[0] == 0
-    changes = ["data.views.low.autoencoder=weights/wan2.1-vae", "data.views.low.after=data", "data.views.low.clips=sft"]
-    options = [word for change in changes for word in ("--set", change)]
+    changes = ["autoencoder=weights/wan2.1-vae", "after=data", "clips=sft", "clips_after=sft"]
+    options = [word for change in changes for word in ("--set", f"data.views.low.{change}")]
+    code, said = sana(project, "encode", "--view", "low", *options)
+    assert (code, "there is no verdict" in said) == (3, True), said
+    assert sana(project, "gate", "sft", *wide)[0] == 0
     code, said = sana(project, "encode", "--view", "low", *options)
     assert code == 0, said
     assert {row["key"] for row in read_index(project / "data/shards/low").to_pylist()} == chosen - {bad}
     assert sana(project, "sft", *wide, "--set", "data.sft.accepted_only=true")[0] == 0
+    code, said = sana(project, "encode", "--view", "low", *options)
+    assert (code, "data/sft.parquet changed" in said) == (3, True), said
+    assert sana(project, "gate", "sft", *wide, "--set", "data.sft.accepted_only=true")[0] == 0
     code, said = sana(project, "encode", "--view", "low", *options)
     assert (code, "the SFT set holds no clip" in said) == (2, True), said
 

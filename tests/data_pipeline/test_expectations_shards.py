@@ -10,7 +10,7 @@ import pytest
 import torch
 from good_tables import row, table
 
-from data_pipeline.expectations import shard_sections
+from data_pipeline.expectations.shards import shard_sections
 from data_pipeline.params import PixelsParams, ViewParams
 from infra.gates import Verdict, evaluate
 from sana_video.data.shards import ShardWriter

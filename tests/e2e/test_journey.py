@@ -11,7 +11,9 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from small_project import Project, lay_out, shrink
@@ -19,22 +21,37 @@ from small_project import Project, lay_out, shrink
 # Each stage with each verdict that it opens; a test holds the list to the edges of dvc.yaml.
 BELOW_A_GATE = {
     "sft": ["data"],
+    "gate_sft": ["data"],
     "shards@pixels": ["data"],
     "gate_pixels": ["data"],
     "encode@high": ["data", "train-autoencoder"],
     "gate_shards@high": ["data"],
+    "encode@best": ["data", "sft", "train-autoencoder"],
+    "gate_shards@best": ["data", "sft"],
     "train@autoencoder": ["shards-pixels"],
     "train@t2i": ["shards-high"],
     "train@causal": ["shards-high", "train-t2i"],
     "gate_train@autoencoder": ["shards-pixels"],
     "gate_train@t2i": ["shards-high"],
     "gate_train@causal": ["shards-high"],
-    "evaluate": ["train-causal", "train-autoencoder", "shards-pixels", "shards-high"],
+    "evaluate": ["data", "train-causal", "train-autoencoder", "shards-pixels", "shards-high"],
     "gate_eval": ["train-causal"],
     "gate_release": ["eval"],
     "package": ["release", "eval", "train-causal"],
 }
 PAIRS = [(stage, gate) for stage, gates in BELOW_A_GATE.items() for gate in gates]
+
+# Tables that a verdict has to cover, since the selection or the set was made of them, with stages that read those.
+OF_THE_DATA = ("sft", "gate_sft", "shards@pixels", "gate_pixels", "encode@high", "encode@best", "gate_shards@best")
+MADE_OF = [
+    *((stage, "data/classes.parquet") for stage in OF_THE_DATA),
+    *((stage, f"data/{table}.parquet") for stage in ("sft", "encode@high") for table in ("twins", "quarantine")),
+    ("sft", "data/captions/more.parquet"),
+    ("gate_shards@high", "data/scores/more.parquet"),
+    ("encode@best", "data/sft.parquet"),
+    ("gate_shards@best", "data/sft.parquet"),
+    ("evaluate", "data/videos/film.parquet"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -137,10 +154,25 @@ def test_the_list_of_stages_below_a_gate_is_the_graphs(finished: Project) -> Non
     assert edges <= set(PAIRS)
 
 
+@pytest.fixture(scope="module")
+def with_a_set(finished: Project) -> Project:
+    """The same, with a view `best` of the SFT set, which takes whatever is kept."""
+
+    def change(params: dict[str, Any]) -> None:
+        data = params["data"]
+        data["sft"] |= {"ranges": {}, "moves": {"object_motion": 0.0, "camera_motion": 0.0}}
+        data["views"]["best"] = {**data["views"]["high"], "clips": "sft", "clips_after": "sft"}
+
+    finished.edit(change)
+    finished.dvc("repro", "gate_shards@best")
+    return finished
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("harm", ["red", "missing", "stale"])
 @pytest.mark.parametrize(("stage", "gate"), PAIRS)
-def test_no_stage_below_a_gate_runs_past_it(finished: Project, stage: str, gate: str, harm: str) -> None:
+def test_no_stage_below_a_gate_runs_past_it(with_a_set: Project, stage: str, gate: str, harm: str) -> None:
+    finished = with_a_set
     verdict = finished.root / "reports" / "gates" / f"{gate}.json"
     saved = verdict.read_bytes()
     changed = json.loads(saved)
@@ -164,6 +196,27 @@ def test_no_stage_below_a_gate_runs_past_it(finished: Project, stage: str, gate:
         verdict.unlink(missing_ok=True)
         verdict.write_bytes(saved)
         finished.dvc("checkout", "-q", check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "table"), MADE_OF)
+def test_no_stage_reads_past_a_table_that_changed_since_the_verdict(
+    with_a_set: Project, stage: str, table: str
+) -> None:
+    """The same rows in other bytes: nobody looks at what changed, only whether the gate has seen it."""
+    path = with_a_set.root / table
+    saved, rows = path.read_bytes(), pq.read_table(path)
+    path.unlink()  # DVC's cache may be linked to it
+    pq.write_table(rows, path, compression="none")
+    assert path.read_bytes() != saved
+    with_a_set.forget_statuses()
+    try:
+        assert with_a_set.dvc("repro", "-s", "-f", stage, check=False).returncode != 0
+        status = with_a_set.status(stage)
+        assert status["exit_code"] == 3 and f"{table} changed since it was checked" in status["reason"]
+    finally:
+        path.write_bytes(saved)
+        with_a_set.dvc("checkout", "-q", check=False)
 
 
 def test_a_red_gate_fails_the_flow_and_registers_nothing(finished: Project) -> None:

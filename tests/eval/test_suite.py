@@ -44,12 +44,12 @@ def clip(i: int) -> torch.Tensor:
     return torch.from_numpy(np.stack([np.roll(wave, 2 * t, axis=1) for t in range(F)]).astype(np.uint8))
 
 
-def green(root: Path, boundary: str, table: str) -> None:
+def green(root: Path, boundary: str, *tables: str) -> None:
     """A verdict that a real gate gave on one honest row."""
     import pandas as pd
 
     section = gates.Section(pd.DataFrame([{"a": 1}]), [gates.expect("ExpectTableRowCountToEqual", value=1)], "a")
-    verdict = gates.evaluate(boundary, {"s": section}, {table: storage.digest(root / table)})
+    verdict = gates.evaluate(boundary, {"s": section}, {table: storage.digest(root / table) for table in tables})
     assert verdict.verdict == "green"
     gates.write(verdict, root / "reports" / "gates" / f"{boundary}.json")
 
@@ -93,6 +93,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "data" / "videos").mkdir()
     for batch in params["data"]["batches"]:
         pq.write_table(pa.Table.from_pylist([video]), root / "data" / "videos" / f"{batch}.parquet")
+    green(root, "data", *(f"data/videos/{batch}.parquet" for batch in params["data"]["batches"]))
     green(root, "train-causal", "models/causal")
     green(root, "train-autoencoder", "models/autoencoder")
     green(root, "shards-pixels", "data/shards/pixels")
@@ -164,6 +165,8 @@ def test_the_gates_run_and_the_release_is_refused(evaluated: Path, monkeypatch: 
         ("train-autoencoder", ["vae"]),
         ("train-autoencoder", ["t2v"]),
         ("train-autoencoder", ["report"]),
+        ("data", ["t2v"]),
+        ("data", ["report"]),
         ("shards-pixels", ["t2v"]),
         ("shards-high", ["report"]),
         ("train-causal", ["gate", "eval"]),

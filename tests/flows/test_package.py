@@ -102,6 +102,19 @@ def pack(root: Path) -> str:
     return registry.verify_bundle(root / "release")
 
 
+def test_a_stage_on_the_sft_set_brings_the_verdict_on_it(project: Path) -> None:
+    changes = ["data.views.high.clips=sft", "data.views.high.clips_after=sft"]
+    table = project / "data" / "sft.parquet"
+    tables.write("sft", [], table)
+    covered = {"data/sft.parquet": digest(table)}
+    gates.write(gates.Verdict("sft", "green", covered, {}, {}, ""), project / "reports" / "gates" / "sft.json")
+    package(project, parameters.load(project / "params.yaml", changes))
+    assert (project / "release" / "gates" / "sft.json").is_file()
+    table.write_bytes(b"")
+    with pytest.raises(gates.GateRed, match=r"sft\.parquet changed"):
+        package(project, parameters.load(project / "params.yaml", changes))
+
+
 def test_the_folder_is_whole_and_its_bytes_repeat(project: Path) -> None:
     first = pack(project)
     assert pack(project) == first

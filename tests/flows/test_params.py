@@ -35,6 +35,7 @@ def test_the_stride_stated_here_is_the_networks_own() -> None:
         ("train.seed", "expected section.key=value"),
         ("data.views.high.after=train-nosuch", "after train-nosuch is a verdict that no gate writes"),
         ("data.views.high.after=shards-pixels", "asks for train-autoencoder"),
+        ("data.views.high.clips=sft", "clips_after is data, but clips sft are judged by sft"),
         ("data.views.high.height=72", "72x160 is not a multiple of 16"),
         ("data.views.high.frames=37", "split.frames cuts clips of 33"),
         ("train.stages.causal.view=nosuch", "view nosuch is not in data.views"),
