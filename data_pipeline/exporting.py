@@ -24,8 +24,12 @@ def export(
     context: typer.Context,
     form: Annotated[Literal["sana", "hf"], typer.Option("--format", help="sana: zips; hf: mp4 and parquet.")],
     out: Annotated[Path, typer.Option("--out", help="An empty folder, or that of the same export to go on with.")],
-    view: Annotated[str | None, typer.Option("--view", help="Sizes and frames of this view of params.yaml.")] = None,
+    view: Annotated[str | None, typer.Option("--view", help="Clips, sizes and frames of this view.")] = None,
     size: Annotated[Literal["480p", "720p"] | None, typer.Option("--size", help="11 aspects; 480p if no view.")] = None,
+    clips: Annotated[
+        Literal["selection", "sft"] | None,
+        typer.Option("--clips", help="All kept, or the SFT set; all if no view."),
+    ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many clips.")] = None,
     allow_stand_ins: Annotated[
         bool, typer.Option("--allow-stand-ins", help="sana: write stand-ins' numbers under production names.")
@@ -35,20 +39,22 @@ def export(
 ) -> None:
     """Write the kept clips for the official trainer (sana) or as a Hugging Face dataset (hf)."""
     job = open_job(context, overrides, show)
-    if view is not None and size is not None:
-        refuse(f"--view {view} and --size {size}: a view has its own size, give one of the two")
+    for name, given in (("size", size), ("clips", clips)):
+        if view is not None and given is not None:
+            refuse(f"--view {view} and --{name} {given}: a view has its own {name}, give one of the two")
     if view is not None:
         known("view", view, ["pixels", *job.params.views])
+    chosen = job.clips(view) if view is not None else clips or "selection"
     sizes, frames = _shape(job, view, size)
 
     def work(progress: Progress) -> Mapping[str, float | int | str]:
         from data_pipeline import export as stage
         from data_pipeline.export import hf, sana
 
-        job.open_gate()
-        found = stage.items(**job.kept("selection"), sizes=sizes, limit=limit)
+        job.open_gate(chosen)
+        found = stage.items(**job.kept(chosen), sizes=sizes, limit=limit)
         ranges = {item.source: job.params.curate.ranges_of(item.source) for item in found}
-        plan = stage.Plan(found, frames, job.params.split.fps, sizes, ranges, allow_stand_ins, job.root)
+        plan = stage.Plan(found, frames, job.params.split.fps, sizes, ranges, allow_stand_ins, job.root, chosen)
         stage.claim(out, plan.digest(form))
         if form == "hf":
             return hf.write(out, plan, progress.track)

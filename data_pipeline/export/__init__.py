@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 
 from data_pipeline.encode import Kept, kept_clips, size_of
+from data_pipeline.params import Clips
 from infra.storage import atomic_text
 from sana_video.data.buckets import Size
 
@@ -53,7 +54,8 @@ class Item:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked for. `ranges`: {source: {measure: (low, high)}} that the clips were kept by."""
+    """What is asked for. `ranges`: {source: {measure: (low, high)}} that the clips were kept by; `clips`: whether these
+    are all that were kept or the SFT set among them."""
 
     items: list[Item]
     frames: int
@@ -62,9 +64,10 @@ class Plan:
     ranges: dict[str, dict[str, tuple[float, float]]]
     allow_stand_ins: bool
     root: Path
+    clips: Clips = "selection"
 
     def digest(self, form: str) -> str:
-        told = [VERSION, form, self.frames, self.fps, self.allow_stand_ins, self.ranges]
+        told = [VERSION, form, self.frames, self.fps, self.allow_stand_ins, self.ranges, self.clips]
         clips = [
             [item.key, item.kept.span, item.kept.subset, item.size, item.source, item.licence, item.attribution,
              item.scores, item.caption]

@@ -38,6 +38,7 @@ _STATED = [
     "height",
     "frames",
 ]
+OF = {"selection": "", "sft": " of the SFT set"}
 _TOLD = ("original", "category", "style", "captioner", "model")
 _MEASURED = [f for f in tables.SCORES if f.name not in ("clip_id", "phash", "embedding", "height", "width", "reason")]
 SCHEMA = pa.schema(
@@ -121,8 +122,9 @@ def card(plan: Plan) -> str:
     standing = "".join(f"- {_cell(name)}\n" for name in stand_ins(plan.items)) or "None.\n"
     return (
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# Video clips with captions\n\n"
-        f"{sides['train']} clips to train on and {sides['val']} held out, of {plan.frames} frames at {plan.fps} frames "
-        "per second. `metadata.parquet` beside the clips holds caption, scores, licence and attribution of each.\n\n"
+        f"{sides['train']} clips{OF[plan.clips]} to train on and {sides['val']} held out, of {plan.frames} frames at "
+        f"{plan.fps} frames per second. `metadata.parquet` beside the clips holds caption, scores, licence and "
+        "attribution of each.\n\n"
         "## Licences\n\n" + "\n".join(table) + "\n\nThe clips are parts of these films, scaled and cropped; keep the "
         f"attributions.\n\n## Stand-ins\n\nWhat stood in for a production model, as the columns name it:\n\n{standing}"
     )

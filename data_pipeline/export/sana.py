@@ -219,6 +219,7 @@ def _entry(name: str, path: Path, item: Item) -> Row:
 def _write_card(out: Path, plan: Plan) -> None:
     card = {
         "clips": len(plan.items),
+        "of": plan.clips,
         "frames": plan.frames,
         "fps": plan.fps,
         "sources": [row | {"folder": folder_of(row["source"])} for row in licences(plan.items)],

@@ -183,12 +183,27 @@ def the_sft_set_is_judged_by_a_person_and_is_a_view(project: Path) -> None:
     code, said = sana(project, "encode", "--view", "low", *options)
     assert code == 0, said
     assert {row["key"] for row in read_index(project / "data/shards/low").to_pylist()} == chosen - {bad}
+    an_export_holds_all_or_the_set(project, {"selection": kept, "sft": chosen - {bad}})
     assert sana(project, "sft", *wide, "--set", "data.sft.accepted_only=true")[0] == 0
     code, said = sana(project, "encode", "--view", "low", *options)
     assert (code, "data/sft.parquet changed" in said) == (3, True), said
     assert sana(project, "gate", "sft", *wide, "--set", "data.sft.accepted_only=true")[0] == 0
     code, said = sana(project, "encode", "--view", "low", *options)
     assert (code, "the SFT set holds no clip" in said) == (2, True), said
+
+
+def an_export_holds_all_or_the_set(project: Path, wanted: dict[str, set[str]]) -> None:
+    for clips, ids in wanted.items():
+        out = project / "exported" / clips
+        options = ["--format", "hf", "--out", str(out)]
+        code, said = sana(project, "export", *options, "--clips", clips, "--limit", str(len(wanted["sft"])))
+        assert code == 0, said
+        exported = {path.stem for path in out.rglob("*.mp4")}
+        assert len(exported) == len(wanted["sft"]) and exported <= ids
+        assert ("of the SFT set" in (out / "README.md").read_text()) == (clips == "sft")
+    for words in (["--clips", "sft"], ["--size", "720p"]):
+        code, said = sana(project, "export", *options, "--view", "low", *words)
+        assert (code, "give one of the two" in said) == (2, True), said
 
 
 def refuses_what_the_gate_has_not_seen(project: Path) -> None:
