@@ -20,7 +20,7 @@ from data_pipeline.expectations.balance import filled_true
 from data_pipeline.expectations.files import files, readable
 from data_pipeline.expectations.rules import above, equal, one_of, within
 from data_pipeline.expectations.selection import first_broken
-from data_pipeline.params import SftParams
+from data_pipeline.params import UNKNOWN, SftParams
 from data_pipeline.sft import choose
 from data_pipeline.sft.reviews import ACCEPT, REJECT
 from infra.gates import Rule, Section
@@ -85,7 +85,7 @@ def clips(sft: pa.Table, scores: pa.Table, params: SftParams) -> Section:
             "rules_broken": first_broken(_failing(sft, scores, params), candidate | filled_true(sft.column("chosen"))),
             "explained": explained,
             "cell": sft.column("cell").to_pandas(),
-            "told_cell": pc.if_else(known, told, choose.UNKNOWN).to_pandas(),
+            "told_cell": pc.if_else(known, told, UNKNOWN).to_pandas(),
         }
     )
     return Section(frame, rules_of_clips(), "clip_id")
