@@ -17,7 +17,7 @@ import json
 import math
 import operator
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,11 +138,11 @@ def evaluate(
     declared: dict[str, Sequence[Rule]] = {}
     problems: list[str] = []
     for name, section in sections.items() if isinstance(sections, Mapping) else sections:
-        results[name], found = _check_section(name, section)
+        results[name], found = _check_section(section)
         declared[name] = section.rules
         large = len(section.frame) > _LARGE
         del section  # or its frame would stand beside that of the next;
-        if large:  # great-expectations' contexts are rings that hold it, too
+        if large:  # great-expectations' objects are rings that hold it, too
             gc.collect()
         problems += [f"{name}: {problem}" for problem in found]
     problems += [] if declared else ["no section was declared"]
@@ -212,13 +212,13 @@ def require(verdict_path: Path, *, tables: Mapping[str, Path]) -> None:
             raise GateRed(f"gate {verdict.boundary} is stale: {name} changed since it was checked; run it again")
 
 
-def _check_section(name: str, section: Section) -> tuple[dict[str, Any], list[str]]:
+def _check_section(section: Section) -> tuple[dict[str, Any], list[str]]:
     """The section as plain JSON, and what kept it from being checked."""
     if not section.rules:
         return {"rows": len(section.frame), "rules": []}, ["no rule was declared"]
     try:
         rules = [*_taken_for_granted(section), *section.rules]
-        found, problems = _run(name, section, rules)
+        found, problems = _run(section, rules)
     except Exception as error:  # whatever a checker dies of, the gate stays closed and says so
         return {"rows": len(section.frame), "rules": []}, [f"the check did not run: {_first_line(error)}"]
     if section.frame.empty:
@@ -287,11 +287,11 @@ def _expectation(rule: Rule) -> Any:
         raise ValueError(f"{rule.name}: great-expectations knows no such expectation") from error
 
 
-def _run(name: str, section: Section, rules: Sequence[Rule]) -> tuple[list[dict[str, Any]], list[str]]:
+def _run(section: Section, rules: Sequence[Rule]) -> tuple[list[dict[str, Any]], list[str]]:
     """Evaluate the rules in one suite and bring the results back into the order of declaration."""
     results: dict[int, Any] = {}
     problems = []
-    for result in _results(name, section, rules):
+    for result in _results(section, rules):
         index = int((result.expectation_config.meta or {}).get("rule", -1))
         if index in results or index not in range(len(rules)):
             problems.append(f"a result belongs to no declared rule: {result.expectation_config.type}")
@@ -305,20 +305,37 @@ def _run(name: str, section: Section, rules: Sequence[Rule]) -> tuple[list[dict[
     return found, problems
 
 
-def _results(name: str, section: Section, rules: Sequence[Rule]) -> Iterator[Any]:
-    """great-expectations' own results. Its checkpoints would store and compare documents that nobody reads here."""
+def _results(section: Section, rules: Sequence[Rule]) -> list[Any]:
+    """great-expectations' own results, by its validator alone.
+
+    Its data sources would take a fingerprint of every frame, which takes longer than all rules together, and its
+    checkpoints would store and compare documents that nobody reads here.
+    """
+    from great_expectations.execution_engine.pandas_execution_engine import PandasExecutionEngine
+    from great_expectations.validator.validator import Validator
+
+    engine = PandasExecutionEngine()
+    engine.load_batch_data("rows", section.frame)
+    wanted = [
+        _expectation(rule)(**rule.limits, severity=rule.severity, meta={"rule": index}).configuration
+        for index, rule in enumerate(rules)
+    ]
+    # BASIC: a list of all failing rows would cost minutes and gigabytes where all of them fail
+    found: list[Any] = Validator(execution_engine=engine, data_context=_silent()).graph_validate(
+        configurations=wanted, runtime_configuration={"result_format": "BASIC"}
+    )
+    return found
+
+
+@functools.cache
+def _silent() -> Any:
+    """A context that holds nothing but the wish for no progress bars."""
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    asset = context.data_sources.add_pandas("frames").add_dataframe_asset(name)
-    suite = gx.ExpectationSuite(name=name)
-    for index, rule in enumerate(rules):
-        suite.add_expectation(_expectation(rule)(**rule.limits, severity=rule.severity, meta={"rule": index}))
-    whole = asset.add_batch_definition_whole_dataframe("all").get_batch(batch_parameters={"dataframe": section.frame})
-    # BASIC: a list of all failing rows would cost minutes and gigabytes where all of them fail
-    yield from whole.validate(suite, result_format="BASIC").results
+    return context
 
 
 def _result(rule: Rule, result: Any, section: Section) -> tuple[dict[str, Any], str | None]:
