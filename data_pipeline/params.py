@@ -6,10 +6,12 @@ Thresholds (`curate.ranges`) stand apart from what costs decoding (`score`), so 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Annotated, Literal, cast, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
 
 from sana_video.data.buckets import Size, named
 
@@ -157,42 +159,6 @@ class EndpointParams(Section):
         return url
 
 
-class CaptionParams(Section):
-    """Who writes captions and from what. Below `frames` nothing is read by the template, which looks at measures.
-
-    `rewrite`: which sources' own prompts (prompts.jsonl in the batch's folder) are rewritten: those of synthetic
-    sources, or all; the others are kept beside a caption that was written from the pictures alone. `words`: fewest and
-    most that a caption may have, whatever it is asked for.
-    """
-
-    captioner: Literal["template", "qwen", "endpoint"]
-    prompt_version: Annotated[int, Field(ge=1)]
-    rewrite: Literal["synthetic", "all"] = "synthetic"
-    frames: Annotated[int, Field(ge=1, le=64)] = 8
-    short_side: Pixels = 336
-    words: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(le=280)]] = (40, 160)
-    new_tokens: Annotated[int, Field(ge=16, le=4096)] = 512
-    seed: Annotated[int, Field(ge=0, le=2**31)] = 0
-    weights: Annotated[str, Field(min_length=1)] = "weights/qwen2.5-vl-7b"
-    batch: Annotated[int, Field(ge=1, le=256)] = 4
-    endpoint: EndpointParams | None = None
-
-    @model_validator(mode="after")
-    def _complete(self) -> CaptionParams:
-        if self.captioner == "endpoint" and self.endpoint is None:
-            raise ValueError("captioner: endpoint needs `endpoint`: {base_url, model}")
-        if self.words[0] > self.words[1]:
-            raise ValueError(f"words: the fewest, {self.words[0]}, are more than the most, {self.words[1]}")
-        return self
-
-
-class DedupParams(Section):
-    """How near is a copy: by perceptual hashes, and by embeddings (null: not asked)."""
-
-    max_distance: Annotated[float, Field(ge=0.0, le=32.0)]  # bits of 64, mean over the frames compared
-    max_embedding_distance: Annotated[float, Field(ge=0.0, le=0.5)] | None  # 1 - cosine
-
-
 class Ranges(Section):
     """Inclusive [low, high] of any measure of the scores table; a measure that is not named has no bounds.
 
@@ -233,6 +199,68 @@ class Ranges(Section):
     def stated(self) -> dict[str, Range | None]:
         """What was given, null included, in the order of the measures."""
         return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+
+
+def _has_default(ranges: dict[str, Ranges]) -> dict[str, Ranges]:
+    if "default" not in ranges:
+        raise ValueError("`default` is missing: it serves every source that has no ranges of its own")
+    return ranges
+
+
+RangesBySource = Annotated[dict[str, Ranges], AfterValidator(_has_default)]
+
+
+def ranges_of(ranges: Mapping[str, Ranges], source: str) -> dict[str, Range]:
+    """{measure: (low, high)} in force for a source, in the order of the measures."""
+    own = ranges[source].stated() if source in ranges else {}
+    stated = ranges["default"].stated() | own
+    order = {name: stated.get(name) for name in Ranges.model_fields}
+    return {name: bounds for name, bounds in order.items() if bounds is not None}
+
+
+class CaptionParams(Section):
+    """Who writes captions and from what. Below `frames` nothing is read by the template, which looks at measures.
+
+    `rewrite`: which sources' own prompts (prompts.jsonl in the batch's folder) are rewritten: those of synthetic
+    sources, or all; the others are kept beside a caption that was written from the pictures alone. `words`: fewest and
+    most that a caption may have, whatever it is asked for. `ranges`: by source, within what a clip is worth a caption;
+    null for every clip that was measured.
+    """
+
+    captioner: Literal["template", "qwen", "endpoint"]
+    prompt_version: Annotated[int, Field(ge=1)]
+    rewrite: Literal["synthetic", "all"] = "synthetic"
+    frames: Annotated[int, Field(ge=1, le=64)] = 8
+    short_side: Pixels = 336
+    words: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(le=280)]] = (40, 160)
+    new_tokens: Annotated[int, Field(ge=16, le=4096)] = 512
+    seed: Annotated[int, Field(ge=0, le=2**31)] = 0
+    weights: Annotated[str, Field(min_length=1)] = "weights/qwen2.5-vl-7b"
+    batch: Annotated[int, Field(ge=1, le=256)] = 4
+    endpoint: EndpointParams | None = None
+    ranges: RangesBySource | None = None
+
+    @field_validator("ranges")
+    @classmethod
+    def _of_a_clip(cls, ranges: dict[str, Ranges] | None) -> dict[str, Ranges] | None:
+        if any("vmaf_percentile" in each.stated() for each in (ranges or {}).values()):
+            raise ValueError("vmaf_percentile is of a source, not of a clip: take vmaf_motion")
+        return ranges
+
+    @model_validator(mode="after")
+    def _complete(self) -> CaptionParams:
+        if self.captioner == "endpoint" and self.endpoint is None:
+            raise ValueError("captioner: endpoint needs `endpoint`: {base_url, model}")
+        if self.words[0] > self.words[1]:
+            raise ValueError(f"words: the fewest, {self.words[0]}, are more than the most, {self.words[1]}")
+        return self
+
+
+class DedupParams(Section):
+    """How near is a copy: by perceptual hashes, and by embeddings (null: not asked)."""
+
+    max_distance: Annotated[float, Field(ge=0.0, le=32.0)]  # bits of 64, mean over the frames compared
+    max_embedding_distance: Annotated[float, Field(ge=0.0, le=0.5)] | None  # 1 - cosine
 
 
 class ClassifierParams(Section):
@@ -278,22 +306,12 @@ class SftParams(Section):
 
 
 class CurateParams(Section):
-    ranges: dict[str, Ranges]
+    ranges: RangesBySource
     validation: Annotated[float, Field(gt=0.0, lt=0.5)]
-
-    @field_validator("ranges")
-    @classmethod
-    def _has_default(cls, ranges: dict[str, Ranges]) -> dict[str, Ranges]:
-        if "default" not in ranges:
-            raise ValueError("`default` is missing: it serves every source that has no ranges of its own")
-        return ranges
 
     def ranges_of(self, source: str) -> dict[str, Range]:
         """{measure: (low, high)} in force for a source, in the order of the measures."""
-        own = self.ranges[source].stated() if source in self.ranges else {}
-        stated = self.ranges["default"].stated() | own
-        order = {name: stated.get(name) for name in Ranges.model_fields}
-        return {name: bounds for name, bounds in order.items() if bounds is not None}
+        return ranges_of(self.ranges, source)
 
 
 class DriftParams(Section):
@@ -422,6 +440,20 @@ class DataParams(Section):
             raise ValueError(
                 f"gate.reference {reference!r} must be one of several batches: there are {', '.join(self.batches)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _whatever_is_kept_has_a_caption(self) -> DataParams:
+        captioned = self.caption.ranges or {}
+        for source in dict.fromkeys([*captioned, *self.curate.ranges] if captioned else ()):
+            kept = self.curate.ranges_of(source)
+            for name, (low, high) in ranges_of(captioned, source).items():
+                bounds = kept.get(name, (-math.inf, math.inf))
+                if bounds[0] < low or bounds[1] > high:
+                    raise ValueError(
+                        f"caption.ranges: {name} [{low:g}, {high:g}] of {source} is narrower than curate.ranges keeps, "
+                        f"[{bounds[0]:g}, {bounds[1]:g}]: clips between would have no caption"
+                    )
         return self
 
     @model_validator(mode="after")

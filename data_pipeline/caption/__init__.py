@@ -26,7 +26,7 @@ from data_pipeline.caption.pictures import gap, pictures_of
 from data_pipeline.caption.qwen import Qwen
 from data_pipeline.caption.template import CAPTIONER as CAPTIONER
 from data_pipeline.caption.template import display_aspect as display_aspect
-from data_pipeline.params import CaptionParams
+from data_pipeline.params import CaptionParams, ranges_of
 from infra.settings import machine
 
 CAPTION_VERSION = 2
@@ -50,14 +50,14 @@ def run(
 ) -> list[Row]:
     """One caption row for every clip that split let through, of the batch whose films lie at `batch`.
 
-    `track(rows, total, label)` reports progress. A clip without usable scores is not asked about and gets no text and
-    a reason (`MISSING_SCORE`, or the reason that scoring stated). Raises MissingWeights without the captioner's
-    weights, ValueError for a mistake in params or side files and for a spent budget, ConnectionError for a server
-    that stays unable.
+    `track(rows, total, label)` reports progress. A clip without usable scores, or outside `params.ranges`, is not asked
+    about and gets no text and a reason (`MISSING_SCORE`, the reason that scoring stated, `OUT_OF_RANGE:`). Raises
+    MissingWeights without the captioner's weights, ValueError for a mistake in params or side files and for a spent
+    budget, ConnectionError for a server that stays unable.
     """
     live = [row for row in clips.to_pylist() if row["reason"] is None]
     measured = {row["clip_id"]: row for row in scores.to_pylist()}
-    reasons = {row["clip_id"]: _reason(measured.get(row["clip_id"])) for row in live}
+    reasons = {row["clip_id"]: _reason(row["source"], measured.get(row["clip_id"]), params) for row in live}
     prompts = originals(videos, batch, root)
     if params.captioner == "template":
         return _from_measures(videos, live, measured, reasons, prompts, params, track)
@@ -196,11 +196,15 @@ def _row(clip: Row, told: Told, prompts: Mapping[str, str], captioner: str, mode
     }
 
 
-def _reason(score: Row | None) -> str | None:
+def _reason(source: str, score: Row | None, params: CaptionParams) -> str | None:
+    """Why a clip is not asked about. What `curate` would drop for its measures need not be paid for."""
     if score is None:
         return "MISSING_SCORE"
-    missing = any(score[name] is None for name in template.NEEDED)
-    return score["reason"] or ("MISSING_SCORE" if missing else None)
+    if score["reason"] is not None or any(score[name] is None for name in template.NEEDED):
+        return score["reason"] or "MISSING_SCORE"
+    ranges = ranges_of(params.ranges, source) if params.ranges else {}
+    outside = [name for name, (low, high) in ranges.items() if score[name] is None or not low <= score[name] <= high]
+    return f"OUT_OF_RANGE: {', '.join(outside)}" if outside else None
 
 
 def _only(prompts: Mapping[str, str], ids: set[str]) -> dict[str, str]:

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import yaml
 
 from data_pipeline import tables
 from data_pipeline.caption import CAPTIONER, run
 from data_pipeline.caption.template import MAX_CHARACTERS, colour_name, describe, title
 from data_pipeline.caption.text import clean
-from data_pipeline.params import CaptionParams
+from data_pipeline.params import CaptionParams, DataParams
 
+ROOT = Path(__file__).resolve().parents[2]
 PARAMS = CaptionParams(captioner="template", prompt_version=1)
 MEASURED = {
     "flow_motion": 3.0,
@@ -139,6 +141,8 @@ def test_a_faulty_line_of_prompts_is_named(line: str, tmp_path: Path) -> None:
     [
         ({"captioner": "endpoint"}, "needs `endpoint`"),
         ({"words": [9, 3]}, "more than the most"),
+        ({"ranges": {"film": {}}}, "`default` is missing"),
+        ({"ranges": {"default": {"vmaf_percentile": [0, 9]}}}, "take vmaf_motion"),
         ({"endpoint": {"base_url": "ftp://host/v1", "model": "m"}}, "http://host"),
         ({"endpoint": {"base_url": "http://user:secret@host/v1", "model": "m"}}, "SANA_CAPTION_API_KEY"),
         ({"endpoint": {"base_url": "http://host/v1?key=1", "model": "m"}}, "SANA_CAPTION_API_KEY"),
@@ -147,3 +151,18 @@ def test_a_faulty_line_of_prompts_is_named(line: str, tmp_path: Path) -> None:
 def test_params_that_cannot_work_are_refused(changes: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         CaptionParams.model_validate({"captioner": "template", "prompt_version": 1, **changes})
+
+
+def test_whatever_the_thresholds_keep_is_within_what_is_captioned() -> None:
+    section = yaml.safe_load((ROOT / "params.yaml").read_text())["data"]
+    section["caption"]["ranges"] = {"default": {"flow_motion": [0.05, 30.0]}, "game": {"overall": [0.5, 1.0]}}
+    section["curate"]["ranges"]["game"] = {"overall": [0.6, 1.0]}
+    DataParams.model_validate(section)
+    for source, wide in (
+        ("game", {"overall": [0.4, 1.0]}),
+        ("game", {"overall": None}),
+        ("x", {"flow_motion": [0, 9]}),
+    ):
+        section["curate"]["ranges"] = {**section["curate"]["ranges"], "game": {"overall": [0.6, 1.0]}, source: wide}
+        with pytest.raises(ValueError, match=rf"{next(iter(wide))} .* of {source} is narrower than curate\.ranges"):
+            DataParams.model_validate(section)
