@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from string import ascii_letters
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -28,6 +29,7 @@ JOINED = ("twins", "classes", "selection", "quarantine")
 # Controls, C1 controls, zero-width and direction characters: what no caption may hold.
 UNPLAIN = "[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]"
 WORD = r"[\p{L}\p{Nl}\p{No}]+(?:['’-][\p{L}\p{Nl}\p{No}]+)*"
+LETTERS, JOINTS = (np.isin(np.arange(256, dtype=np.uint8), list(each)) for each in (ascii_letters.encode(), b"'-"))
 LABELS = ("detector", "flow_estimator", "aesthetic_scorer", "captioner")
 
 
@@ -47,11 +49,28 @@ def frames_off(start: pa.Array, end: pa.Array, frames: pa.Array, fps: pa.Array, 
     return pa.array(off, from_pandas=True)
 
 
+def words(text: pa.Array) -> pa.Array:
+    """How often WORD stands in each text. Of ASCII it is counted by byte, in a quarter of the time."""
+    first = np.frombuffer(text.buffers()[1], np.int32)[text.offset : text.offset + len(text) + 1]
+    read = np.frombuffer(text.buffers()[2] or b"", np.uint8)[first[0] : first[-1]]
+    letter, joint, first = LETTERS[read], JOINTS[read], first - first[0]
+    inside = first[:-1][np.diff(first) > 0]
+    joint[1:-1] &= letter[:-2] & letter[2:]  # of one word, unless a text begins there
+    joint[inside] = False
+    begins = letter.copy()
+    begins[1:] &= ~(letter[:-1] | joint[:-1])
+    begins[inside] = letter[inside]
+    count = np.diff(np.searchsorted(np.flatnonzero(begins), first))
+    other = ~pc.fill_null(pc.string_is_ascii(text), True).to_numpy(zero_copy_only=False)
+    count[other] = pc.count_substring_regex(text.filter(pa.array(other)), WORD).to_numpy()
+    return pa.array(count, mask=text.is_null().to_numpy(zero_copy_only=False))
+
+
 FACTS: Mapping[str, Mapping[str, Fact]] = {
     "clips": {"frames_off": Fact(("start", "end", "frames", "fps", "time_base"), frames_off)},
     "scores": {"hashes": Fact(("phash",), lambda hashes: pc.fill_null(pc.list_value_length(hashes), 0))},
     "captions": {
-        "words": Fact(("text",), lambda text: pc.count_substring_regex(text, WORD)),
+        "words": Fact(("text",), words),
         "characters": Fact(("text",), pc.utf8_length),
         "plain": Fact(("text",), lambda text: pc.invert(pc.match_substring_regex(text, UNPLAIN))),
         "refuses": Fact(("text",), lambda text: pc.match_substring_regex(text, REFUSAL.pattern, ignore_case=True)),
@@ -121,14 +140,18 @@ def _with_facts(table: str, part: pa.Table, columns: Sequence[str]) -> pa.Table:
 
 
 def _made(part: pa.Table, fact: Fact) -> pa.Array:
-    found = fact.make(*(_whole(part.column(name)) for name in fact.of))
-    return found.cast(pa.int64()) if pa.types.is_integer(found.type) else found
+    return _wide(fact.make(*(_whole(part.column(name)) for name in fact.of)))
 
 
 def _light(part: pa.Table, name: str) -> pa.Array:
     """The column; of a label that stands in millions of rows, an index into the few different ones."""
     column = _whole(part.column(name))
-    return cast(pa.Array, column.dictionary_encode()) if name in LABELS else column
+    return cast(pa.Array, column.dictionary_encode()) if name in LABELS else _wide(column)
+
+
+def _wide(column: pa.Array) -> pa.Array:
+    """Whole numbers as int64: great-expectations compares any other kind one by one, in Python."""
+    return column.cast(pa.int64()) if pa.types.is_signed_integer(column.type) else column
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:
