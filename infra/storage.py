@@ -19,6 +19,10 @@ from typing import Any
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+class Unavailable(FileNotFoundError):
+    """What S3 does not give: it is not there, or not for us. Who asks again gets the same answer."""
+
+
 def atomic_write(path: Path, data: bytes) -> None:
     """Replace the file `path` by `data` in one step, making its folder if needed. OSError if the disk is full."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,8 +137,11 @@ def _s3_find(uri: str) -> list[str]:
 
 def _s3_get(uri: str, target: Path) -> None:
     with _s3_errors(uri):
-        require_space(target.parent, int(_s3().info(uri)["size"]))
+        size = int(_s3().info(uri)["size"])
+        require_space(target.parent, size)
         _s3().get_file(uri, str(target))
+    if (got := target.stat().st_size) != size:
+        raise ConnectionError(f"{uri}: {got:,} of {size:,} bytes came")
 
 
 @contextmanager
@@ -143,9 +150,9 @@ def _s3_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{uri}: nothing there") from error
+        raise Unavailable(f"{uri}: nothing there") from error
     except PermissionError as error:
-        raise ValueError(f"{uri}: access refused; check the AWS_* credentials") from error
+        raise Unavailable(f"{uri}: access refused; check the AWS_* credentials") from error
     except Exception as error:
         if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"):
             raise ValueError(f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID … or SANA_S3_ANONYMOUS=true") from error
