@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Section = TypeVar("Section", bound=BaseModel)
@@ -43,6 +43,7 @@ class MachineSettings(BaseSettings):
     s3_anonymous: bool = False  # read public buckets without credentials
     hub_endpoint: str = "https://huggingface.co"  # where published weights are fetched from; a mirror speaks the same
     scratch: Path | None = None  # where downloads lie while they are read; the system's temporary folder by default
+    ray_address: str | None = Field(default=None, validation_alias="RAY_ADDRESS")  # of the cluster that shards go to
     caption_api_key: SecretStr | None = None  # of the endpoint that writes captions, where it asks for one
 
 

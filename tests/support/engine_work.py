@@ -1,0 +1,56 @@
+"""Work for the engine's tests: what a worker may do to itself, by the item it is given."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from infra.storage import Unavailable, is_remote
+
+Item = tuple[str, int]
+
+
+def act(items: Sequence[Item], *, folder: str = "", seconds: float = 0.0) -> Iterator[Any]:
+    """(10 x the number, what came of it), after doing what the item says."""
+    for what, number in items:
+        time.sleep(seconds)
+        if folder:
+            (Path(folder) / f"{number}-{os.getpid()}-{time.monotonic_ns()}").touch()
+        if what == "die" or (what == "die once" and len(list(Path(folder).glob(f"{number}-*"))) == 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "eat":
+            held = b"x" * (400 << 20)
+            time.sleep(5)
+            del held
+        if what == "feed a child":
+            eat = "import time; held = b'x' * (400 << 20); time.sleep(5)"
+            yield number * 10, subprocess.run([sys.executable, "-c", eat]).returncode
+            continue
+        if what == "fault":
+            raise ConnectionError("the store is away")
+        if what == "fault once" and len(list(Path(folder).glob(f"{number}-*"))) == 1:
+            raise ConnectionError("the store is away")
+        if what == "refused":
+            raise Unavailable("s3://films/a.mp4: nothing there")
+        if what == "mistake":
+            is_remote("ftp://films")
+        if what == "full":
+            raise OSError(errno.ENOSPC, "no space left: 2 bytes to write, 1 free")
+        if what == "wrong":
+            raise KeyError("no such thing")
+        yield number * 10, os.getpid() if what == "pid" else what.upper()
+
+
+def parts(items: Sequence[tuple[int, ...]]) -> Iterator[int]:
+    """The sum of each item, which kills the worker where a 13 is in it."""
+    for numbers in items:
+        if 13 in numbers:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield sum(numbers)
