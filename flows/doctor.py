@@ -40,7 +40,7 @@ def examine(root: Path) -> list[dict[str, Any]]:
     """Every check, as plain rows."""
     return [
         asdict(check)
-        for look in (_python, _libraries, _device, _disk, _git, _dvc, _params, _prefect)
+        for look in (_python, _libraries, _device, _engine, _disk, _git, _dvc, _params, _prefect)
         for check in look(root)
     ]
 
@@ -66,6 +66,12 @@ def _device(root: Path) -> Iterator[Check]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     yield Check("device", True, f"GPU: {device}, {torch.get_num_threads()} CPU threads")
     yield Check("operations", True, describe())
+
+
+def _engine(root: Path) -> Iterator[Check]:
+    from infra.engine import describe
+
+    yield Check("engine", *describe())
 
 
 def _disk(root: Path) -> Iterator[Check]:
