@@ -22,6 +22,7 @@ import time
 from typing import Any, BinaryIO
 
 GIBIBYTE = 1 << 30
+CRASHES = 2  # of children, before it is the file's fault: what kills at random (a machine out of memory) kills once
 
 
 class Sandbox:
@@ -29,7 +30,7 @@ class Sandbox:
 
     `memory` is the address space in bytes that the work may add to what the bare child uses; `seconds` is the wall
     time of one call and also its CPU time per thread of decoding. The child is kept between calls, and started anew
-    after it died. One thread may use it at a time.
+    after it died; the call is then made once more. One thread may use it at a time.
     """
 
     def __init__(self, *, memory: int = 3 * GIBIBYTE, seconds: float = 600.0) -> None:
@@ -45,14 +46,12 @@ class Sandbox:
     def call(self, function: str, *, within: float | None = None, **arguments: Any) -> Any:
         """The function's answer, through JSON; `within` seconds if given, in place of the sandbox's own.
 
-        Raises ValueError when the function does, and with DECODER_CRASHED, DECODER_TIMEOUT or DECODER_MEMORY when
-        the child did not survive the call; RuntimeError with the child's traceback for any other exception in it.
+        Raises ValueError when the function does, with DECODER_TIMEOUT or DECODER_MEMORY at a limit, and DECODER_CRASHED
+        when two children did not survive the call; RuntimeError with the child's traceback for any other exception.
         """
-        child = self._child or self._start()
-        self._child = child
         seconds = self._seconds if within is None else within
         request = {"function": function, "arguments": arguments, "memory": self._memory, "seconds": seconds}
-        line = self._ask(child, json.dumps(request).encode() + b"\n", seconds)
+        line = self._ask(json.dumps(request).encode() + b"\n", seconds)
         answer: dict[str, Any] = json.loads(line)
         if "value_error" in answer:
             raise ValueError(answer["value_error"])
@@ -64,22 +63,28 @@ class Sandbox:
         program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()"
         return subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-    def _ask(self, child: subprocess.Popen[bytes], request: bytes, seconds: float) -> bytes:
+    def _ask(self, request: bytes, seconds: float) -> bytes:
+        code = 0
+        for _ in range(CRASHES):
+            child = self._child = self._child or self._start()
+            if (line := self._line(child, request, seconds)).endswith(b"\n"):
+                return line
+            code = child.wait()
+            self._stop()
+        raise ValueError(f"DECODER_CRASHED: the decoding process ended with {_how(code)}")
+
+    def _line(self, child: subprocess.Popen[bytes], request: bytes, seconds: float) -> bytes:
+        """The child's answer, or what there is of it where the child died."""
         assert child.stdin is not None and child.stdout is not None
         try:
             child.stdin.write(request)
             child.stdin.flush()
-            line = _read_line(child.stdout, seconds)
+            return _read_line(child.stdout, seconds)
         except BrokenPipeError:
-            line = b""
+            return b""
         except TimeoutError:
             self._stop()
             raise ValueError(f"DECODER_TIMEOUT: no answer within {seconds:g} s") from None
-        if not line.endswith(b"\n"):
-            code = child.wait()
-            self._stop()
-            raise ValueError(f"DECODER_CRASHED: the decoding process ended with {_how(code)}")
-        return line
 
     def _stop(self) -> None:
         child, self._child = self._child, None

@@ -31,6 +31,12 @@ def test_a_crash_is_a_value_error_and_the_next_call_works() -> None:
         assert sandbox.call("json:loads", s="1") == 1
 
 
+def test_a_child_that_is_killed_by_chance_costs_nothing(tmp_path: Path) -> None:
+    with Sandbox() as sandbox:
+        assert sandbox.call("engine_work:die_once", marker=str(tmp_path / "died")) == "alive"
+    assert (tmp_path / "died").exists()
+
+
 def test_a_hang_is_ended_at_the_wall_clock_and_the_next_call_works() -> None:
     started = time.monotonic()
     with Sandbox(seconds=1.0) as sandbox:
