@@ -29,8 +29,8 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from data_pipeline.films import at_hand
 from data_pipeline.params import PixelsParams, ViewParams
-from infra.storage import is_remote, local_copy
 from sana_video.autoencoder import Autoencoder
 from sana_video.data.buckets import Size, nearest, shown
 from sana_video.data.shards import ShardWriter
@@ -131,7 +131,7 @@ def decoded(
     """
     for uri, group in itertools.groupby(kept, key=lambda clip: clip.uri):
         members = list(group)
-        with local_copy(uri if is_remote(uri) else str(root / uri)) as path:
+        with at_hand(uri, root) as path:
             spans = (clip.span for clip in members)
             pictures = decode_spans(path, spans, fps, frames, size=size_of(members[0], sizes), threads=2)
             for clip in members:

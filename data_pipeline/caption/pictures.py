@@ -13,8 +13,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.films import at_hand
 from data_pipeline.tables import Row
-from infra.storage import is_remote, local_copy
 from sana_video.video.sandbox import Sandbox
 
 JPEG_QUALITY = 90
@@ -32,7 +32,7 @@ def pictures_of(
     with Sandbox() as sandbox:
         for video_id, group in itertools.groupby(ordered, key=lambda row: str(row["video_id"])):
             uri = uris[video_id]
-            with local_copy(uri if is_remote(uri) else str(root / uri)) as path:
+            with at_hand(uri, root) as path:
                 members = list(group)
                 for at in range(0, len(members), CHUNK):
                     yield from _read(sandbox, path, members[at : at + CHUNK], count, short_side)

@@ -15,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from infra.storage import is_remote, local_copy
+from data_pipeline.films import at_hand
 from sana_video.video.sandbox import Sandbox
 
 FRAMES, HEIGHT, WIDTHS = 3, 84, (0.5, 2.4)  # width over height at the least and the most
@@ -56,7 +56,7 @@ def _of_film(sandbox: Sandbox, video: Row | None, rows: Sequence[Row], root: Pat
     uri = video["uri"]
     found: dict[str, Picture] = {}
     try:
-        with local_copy(uri if is_remote(uri) else str(root / uri)) as path:
+        with at_hand(uri, root) as path:
             for at in range(0, len(rows), CHUNK):
                 found |= _read(sandbox, path, rows[at : at + CHUNK])
     except (ValueError, FileNotFoundError, PermissionError):

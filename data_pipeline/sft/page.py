@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_pipeline.columns import codes, numbers, places
+from data_pipeline.films import at_hand
 from data_pipeline.sft.choose import CELLS, MEASURES, ranked
 from data_pipeline.sft.reviews import COLUMNS, KIND
-from infra.storage import is_remote, local_copy
 from sana_video.video.io import Pixels, decode_spans
 from sana_video.video.mp4 import encode_mp4
 
@@ -125,7 +125,7 @@ def _films(spans: dict[str, Row], files_of: dict[str, str], root: Path) -> Itera
         if uri is None:
             yield from ((row["clip_id"], "") for row in members)
             continue
-        with local_copy(uri if is_remote(uri) else str(root / uri)) as path:
+        with at_hand(uri, root) as path:
             yield from ((row["clip_id"], _film(path, row)) for row in members)
 
 
