@@ -24,7 +24,6 @@ import hashlib
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -32,11 +31,12 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from data_pipeline.films import at_hand, sandbox
 from data_pipeline.params import IngestParams, Name
 from data_pipeline.tables import Row
+from infra import engine
 from infra.storage import is_remote, list_files, local_copy
 from sana_video.video.probe import VideoInfo, probe
-from sana_video.video.sandbox import Sandboxes
 
 INGEST_VERSION = 2
 
@@ -92,11 +92,15 @@ def run(batch: str, uri: str, params: IngestParams, root: Path, track: Track[Any
     files = _videos_in(place, uri)
     sources = read_sources(place, uri)
     within = () if is_remote(uri) else (os.path.realpath(place), os.path.realpath(root))
-    with Sandboxes(WORKERS, seconds=PROBE_SECONDS) as sandboxes, ThreadPoolExecutor(WORKERS) as pool:
-        looked = pool.map(lambda name: _look(name, within, params, sandboxes), files)
-        found = track(looked, len(files), f"ingest {batch}")
-        rows = [_row(batch, place, name, sources, one, root) for name, one in zip(files, found, strict=True)]
-    return list(_mark_duplicates(rows))
+    found = {name: Found("", 0, None, reason) for name in files if (reason := _refused(name, within))}
+    wanted = [name for name in files if name not in found]
+    with engine.opened(min(WORKERS, len(wanted))) as here:
+        shards = engine.shards_of(wanted, [1] * len(wanted), here.slots)
+        common = {"params": params, "root": root, "seconds": PROBE_SECONDS}
+        looked = engine.results(here, f"{__name__}:look", shards, common)
+        for name, one in track(looked, len(wanted), f"ingest {batch}"):
+            found[name] = Found("", 0, None, one.reason) if isinstance(one, engine.Lost) else one
+    return list(_mark_duplicates(_row(batch, place, name, sources, found[name], root) for name in files))
 
 
 def _videos_in(place: str, uri: str) -> list[str]:
@@ -143,7 +147,7 @@ def read_sources(place: str, uri: str) -> Sources | None:
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """What came out of one file: its id and size, what it is as far as that was seen, and why it is refused."""
 
     video_id: str
@@ -152,35 +156,40 @@ class _Found:
     reason: str | None
 
 
-def _look(name: str, within: tuple[str, ...], params: IngestParams, sandboxes: Sandboxes) -> _Found:
-    """Hash and probe one file. What is wrong with the file is its reason; what is wrong with the machine is raised.
+def look(names: Iterable[str], params: IngestParams, root: Path, seconds: float) -> Iterator[Found]:
+    """In a worker: hash and probe files, `seconds` for each probe.
 
-    `within`: the folders that a local file may really lie in.
+    What is wrong with a file is its reason; what is wrong with the machine, or with the store it lies in, is raised.
     """
-    refused = _refused(name, within)
-    if refused:
-        return _Found(video_id="", size=0, info=None, reason=refused)
-    with local_copy(name) as path:
-        try:
-            video_id, size = content_id(path), path.stat().st_size
-        except OSError as error:
-            return _Found(video_id="", size=0, info=None, reason=f"UNREADABLE: {error.strerror}")
-        info = None
-        try:
-            if not name.lower().endswith(SUFFIXES):
-                raise ValueError(f"UNKNOWN_SUFFIX: {Path(name).suffix or 'none'}; rename the file if it is a video")
-            info = probe(path, max_pixels=params.max_pixels, sandbox=sandboxes)
-            _check(info, params)
-        except ValueError as error:
-            return _Found(video_id=video_id, size=size, info=info, reason=str(error))
-        except RuntimeError as error:  # a file that nobody thought of: it costs its own row, and the row says so
-            last = str(error).strip().splitlines()[-1]
-            return _Found(video_id=video_id, size=size, info=info, reason=f"PROBE_FAILED: {last}")
-        return _Found(video_id=video_id, size=size, info=info, reason=None)
+    for name in names:
+        with at_hand(name, root) as path:
+            yield _look(path, name, params, seconds)
+
+
+def _look(path: Path, name: str, params: IngestParams, seconds: float) -> Found:
+    try:
+        video_id, size = content_id(path), path.stat().st_size
+    except OSError as error:
+        return Found(video_id="", size=0, info=None, reason=f"UNREADABLE: {error.strerror}")
+    info = None
+    try:
+        if not name.lower().endswith(SUFFIXES):
+            raise ValueError(f"UNKNOWN_SUFFIX: {Path(name).suffix or 'none'}; rename the file if it is a video")
+        info = probe(path, max_pixels=params.max_pixels, seconds=seconds, sandbox=sandbox())
+        _check(info, params)
+    except ValueError as error:
+        return Found(video_id=video_id, size=size, info=info, reason=str(error))
+    except RuntimeError as error:  # a file that nobody thought of: it costs its own row, and the row says so
+        last = str(error).strip().splitlines()[-1]
+        return Found(video_id=video_id, size=size, info=info, reason=f"PROBE_FAILED: {last}")
+    return Found(video_id=video_id, size=size, info=info, reason=None)
 
 
 def _refused(name: str, within: tuple[str, ...]) -> str | None:
-    """Why a file is not even opened: its name, or where it leads to; None if it may be."""
+    """Why a file is not even opened: its name, or where it leads to; None if it may be.
+
+    `within`: the folders that a local file may really lie in.
+    """
     if printable(name) != name:
         return "BAD_NAME: a name with control characters, backslashes or bytes that are no UTF-8"
     if is_remote(name):
@@ -227,7 +236,7 @@ def _check(info: VideoInfo, params: IngestParams) -> None:
         raise ValueError("INTERLACED: and ingest.interlaced is `reject`")
 
 
-def _row(batch: str, place: str, name: str, sources: Sources | None, found: _Found, root: Path) -> dict[str, Any]:
+def _row(batch: str, place: str, name: str, sources: Sources | None, found: Found, root: Path) -> dict[str, Any]:
     rule = sources.of(_inside(place, name)) if sources else None
     technical: Mapping[str, Any] = asdict(found.info) if found.info else {f.name: None for f in fields(VideoInfo)}
     return {

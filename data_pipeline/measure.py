@@ -24,7 +24,7 @@ def measure(
     """Measure files by the functions and settings of the score stage; stand-ins and versions are named."""
     from data_pipeline.job import open_job, refuse
     from data_pipeline.score import file as one
-    from data_pipeline.score.networks import Networks
+    from data_pipeline.score.networks import Networks, licence
     from data_pipeline.score.settings import settings_of
     from infra.settings import AppContext
     from sana_video.video.sandbox import Sandbox
@@ -34,6 +34,8 @@ def measure(
         asked = _span(span)
         settings = settings_of(job.params.limit, job.params.split, job.params.score, job.root)
         networks = Networks(settings, job.params.score, job.root)
+        if settings.dover is not None:
+            typer.echo(licence(job.params.score), err=True)
         versions: dict[str, int] = load_yaml(job.root / "versions.yaml")["measures"]
     except (ValueError, FileNotFoundError) as error:
         refuse(str(error))

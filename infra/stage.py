@@ -209,7 +209,7 @@ def _told(counters: Counters) -> str:
 def _state(label: str, done: int, total: int | None, seconds: float) -> str:
     if not total:
         return f"{label}: {done} in {seconds:.0f} s"
-    left = seconds / done * (total - done)
+    left = seconds / done * max(0, total - done)  # what was divided on the way is more than was expected
     return f"{label}: {done}/{total} ({done / total:.0%}), about {left:.0f} s left"
 
 

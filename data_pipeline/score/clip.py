@@ -1,7 +1,7 @@
 """One clip, decoded once: what the child process measures, and the small pictures it leaves for the networks.
 
 Runs in the sandbox: whatever a decoder does here costs a clip, never the stage. No network runs here, where the limits
-leave it no room; the parent runs them, for many clips at once, on the pictures that are left in `folder`.
+leave it no room; its worker runs them, for several clips at once, on the pictures that are left in `folder`.
 """
 
 from __future__ import annotations

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.score import ask
 from data_pipeline.score.clip import Values
 from data_pipeline.score.networks import Networks
 from data_pipeline.score.settings import COLUMNS, SIZE, Settings
+from data_pipeline.score.work import ask
 from sana_video.video.sandbox import Sandbox
 
 WINDOW_SECONDS = 10.0

@@ -1,4 +1,4 @@
-"""The networks that measure, in the parent process: loaded once, run on the pictures of many clips at once.
+"""The networks that measure: loaded once a worker, run on the pictures of several clips at once.
 
 UniMatch and DOVER run on the GPU where there is one; text and nudity are optional extras on the CPU. What comes from
 the child that decoded is data of a known type and shape (never a pickle), and is checked to be so.
@@ -6,7 +6,7 @@ the child that decoded is data of a known type and shape (never a pickle), and i
 
 from __future__ import annotations
 
-import logging
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -25,8 +25,6 @@ Pixels = NDArray[np.uint8]
 
 PAIRS_AT_ONCE = {"cuda": 32, "cpu": 1}  # of pictures between which flow is sought: 0.2 GB each
 
-log = logging.getLogger(__name__)
-
 
 class Network(Protocol):
     """Measures clips by pictures of the kinds it names."""
@@ -35,6 +33,21 @@ class Network(Protocol):
     def kinds(self) -> tuple[str, ...]: ...
 
     def __call__(self, clips: Sequence[Mapping[str, Pixels]], frames: Sequence[int]) -> list[Values]: ...
+
+
+@functools.lru_cache(maxsize=1)
+def loaded(settings: Settings, params: ScoreParams, root: Path, threads: int) -> Networks:
+    """The networks of this worker, with so many `threads` for one that runs on the CPU."""
+    import torch
+
+    torch.set_num_threads(threads)
+    return Networks(settings, params, root)
+
+
+def licence(params: ScoreParams) -> str:
+    """What a user of DOVER is to be told."""
+    assert params.dover is not None  # `ScoreParams` sees to it
+    return f"{dover.LICENCE} ({params.dover.file})"
 
 
 class Networks:
@@ -118,7 +131,7 @@ class FlowNetwork:
 
 
 class DoverNetwork:
-    """The user's DOVER. Its licence is shown once, and a file that is not the pinned one is refused."""
+    """The user's DOVER. A file that is not the pinned one is refused."""
 
     kinds = ("technical", "aesthetic")
 
@@ -128,7 +141,6 @@ class DoverNetwork:
             raise FileNotFoundError(f"score.dover.file {params.file} is missing: bring your own export of DOVER")
         if (found := sha256_file(file)) != params.sha256:
             raise ValueError(f"score.dover.file {params.file} has sha256 {found}, params pin {params.sha256}")
-        log.warning("%s (%s)", dover.LICENCE, params.file)
         self._run = dover.DoverRunner(file, params.inputs, params.outputs, best_device())
         self._batch, self._scorer = params.batch, f"dover ({params.sha256[:12]})"
 

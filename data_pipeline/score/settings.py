@@ -79,7 +79,7 @@ class Settings:
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """The measures that a network takes, in the parent process; the child that decodes takes all others."""
+        """The measures that a network takes; the sandbox that decodes takes all others."""
         asked = {
             "flow_motion": self.flow == "unimatch",
             "aesthetic": self.aesthetic == "dover",
@@ -87,6 +87,9 @@ class Settings:
             "nsfw": self.nsfw is not None,
         }
         return tuple(name for name, wanted in asked.items() if wanted)
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.as_json(), sort_keys=True))  # `dover` is a dict
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -4,41 +4,33 @@ Each video is read once, small, in a sandbox (`film`); cuts, black frames and tr
 (`shots`); a shot is trimmed at both ends (a cut is never quite sharp after coding) and filled with clips, each exactly
 `frames` at `fps` on the clock of the stream (`spans`); what is left over at its end is dropped. A shot that holds no
 clip is a row with its reason. How often a frame of the next shot gets through is measured by `benchmarks/leaks.py`.
+
+Videos go to the workers of the engine (`work`), the longest first. The rows of a video are kept under
+runs/splits/v<version>-<settings>/, written as they come: a killed stage goes on where it stood, a film that is added
+to a batch is split alone, and a changed setting splits all again.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
 import pyarrow as pa
 
 from data_pipeline.params import LimitParams, SplitParams
-from data_pipeline.split.film import Reading
-from data_pipeline.split.shots import mark_transitions, shots_of
 from data_pipeline.split.spans import clip_id as clip_id
 from data_pipeline.split.spans import clips_of as clips_of
 from data_pipeline.split.spans import failed
 from data_pipeline.split.spans import spans_in as spans_in
 from data_pipeline.tables import Row
-from infra.storage import is_remote, local_copy
-from sana_video.video.sandbox import Sandboxes
-
-if TYPE_CHECKING:
-    from sana_video.video.transnet import TransNetV2
+from infra import engine
+from infra.storage import atomic_text, digest
 
 SPLIT_VERSION = 2
-
-DETECTION_SIDE = 144  # PySceneDetect's own choice is 256 pixels of width: 144 lines of a 16:9 picture
-SECONDS_PER_FRAME = 0.1  # wall time that a sandbox may take, per frame of the video, before it counts as hung
-WINDOWS_AT_ONCE = {"cuda": 16, "cpu": 1}  # of 100 frames
 
 T = TypeVar("T")
 Track = Callable[[Iterable[T], int, str], Iterable[T]]
@@ -47,90 +39,55 @@ Track = Callable[[Iterable[T], int, str], Iterable[T]]
 def run(videos: pa.Table, limit: LimitParams, params: SplitParams, root: Path, track: Track[Any]) -> list[Row]:
     """Rows of the clips table for the videos without a reason. ValueError if there is none.
 
-    A video whose decoding fails gives one row with that reason and no clip; its neighbours are unharmed. MissingWeights
-    where `transnetv2` is asked for and is not there.
+    A video whose decoding fails gives one row with that reason and no clip; its neighbours are unharmed. ValueError
+    where `transnetv2` is asked for and its weights are not there.
     """
     good = [row for row in videos.to_pylist() if row["reason"] is None]
     if not good:
         raise ValueError(f"no video to split: all {videos.num_rows} were rejected, see the reasons in the videos table")
+    place = root / "runs" / "splits" / f"v{SPLIT_VERSION}-{_settings(limit, params, root)}"
+    found = {video["video_id"]: rows for video in good if (rows := _recall(place, video)) is not None}
+    wanted = [video for video in good if video["video_id"] not in found]
+    if wanted:
+        found |= _split(wanted, limit, params, root, place, track)
+    return [row for video in good for row in found[video["video_id"]]]
+
+
+def _split(
+    videos: list[Row], limit: LimitParams, params: SplitParams, root: Path, place: Path, track: Track[Any]
+) -> dict[str, list[Row]]:
     cores = len(os.sched_getaffinity(0))
-    workers = min(cores, len(good))
-    network = _Network(root / params.weights) if params.detector == "transnetv2" else None
-    with Sandboxes(workers) as sandboxes, ThreadPoolExecutor(workers) as pool:
-        finder = _Finder(limit, params, root, sandboxes, max(1, cores // workers), network)
-        return [row for rows in track(pool.map(finder.rows, good), len(good), "split") for row in rows]
+    videos.sort(key=lambda video: (-video["duration"], video["uri"]))
+    sizes = [max(1, round(_seconds(video, limit) * params.fps / params.frames)) for video in videos]
+    found: dict[str, list[Row]] = {}
+    with engine.opened(min(cores, len(videos)), gpu=params.detector == "transnetv2") as here:
+        common = {"limit": limit, "params": params, "root": root, "threads": max(1, cores // here.slots)}
+        shards = engine.shards_of(videos, sizes, here.slots)
+        results = engine.results(here, f"{__name__}.work:find_clips", shards, common)
+        for video, result in track(results, len(videos), "split"):
+            reason = result.reason if isinstance(result, engine.Lost) else result if isinstance(result, str) else None
+            found[video["video_id"]] = result if reason is None else [failed(video, params, reason)]
+            if reason is None:  # what could not be read is tried again the next time
+                atomic_text(place / f"{video['video_id']}.json", json.dumps(result))
+    return found
 
 
-class _Network:
-    """TransNet V2, loaded once; one film at a time."""
-
-    def __init__(self, weights: Path) -> None:
-        from sana_video.device import best_device
-        from sana_video.video import transnet
-
-        device = best_device()
-        self._network: TransNetV2 = transnet.load_transnet(weights, device)
-        self._at_once, self._lock = WINDOWS_AT_ONCE["cuda" if device.type == "cuda" else "cpu"], Lock()
-        self.size = transnet.HEIGHT, transnet.WIDTH
-
-    def mark(self, reading: Reading, frames: Path, threshold: float) -> None:
-        """Put the transitions into `reading` whose frames lie in a file. ValueError if they are not all there."""
-        shape = (len(reading.pts), *self.size, 3)
-        if frames.stat().st_size != np.prod(shape):
-            raise ValueError(f"DECODER_CRASHED: {frames.stat().st_size} bytes are not {shape[0]} frames")
-        with self._lock:
-            verdicts = self._network.predict(np.memmap(frames, np.uint8, "r", shape=shape), self._at_once)
-        mark_transitions(reading, verdicts, threshold)
+def _seconds(video: Row, limit: LimitParams) -> float:
+    return float(min(video["duration"], limit.seconds or video["duration"]))
 
 
-class _Finder:
-    """Splits videos one by one; safe to call from several threads."""
+def _settings(limit: LimitParams, params: SplitParams, root: Path) -> str:
+    """Names all that the rows of a video depend on besides its bytes; weights count by their content."""
+    weights = root / params.weights
+    network = digest(weights) if params.detector == "transnetv2" and weights.exists() else None
+    told = [limit.model_dump(mode="json"), params.model_dump(mode="json", exclude={"weights"}), network]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
-    def __init__(
-        self,
-        limit: LimitParams,
-        params: SplitParams,
-        root: Path,
-        sandboxes: Sandboxes,
-        threads: int,
-        network: _Network | None,
-    ) -> None:
-        self._limit, self._params, self._root = limit, params, root
-        self._sandboxes, self._threads, self._network = sandboxes, threads, network
 
-    def rows(self, video: Row) -> list[Row]:
-        place = video["uri"] if is_remote(video["uri"]) else str(self._root / video["uri"])
-        with local_copy(place) as path:
-            try:
-                reading = self._read(video, path)
-            except ValueError as error:
-                return [failed(video, self._params, str(error))]
-        shots = shots_of(reading, self._params.min_shot_seconds)
-        rows = list(clips_of(video, shots, Fraction(reading.time_base), self._params))
-        return rows or [failed(video, self._params, "SHOT_TOO_SHORT: black, fades and transitions are all there is")]
-
-    def _read(self, video: Row, path: Path) -> Reading:
-        if self._network is None:
-            return self._in_sandbox(video, path, {})
-        with tempfile.TemporaryDirectory(prefix="split-") as folder:
-            frames = Path(folder, "frames")
-            reading = self._in_sandbox(video, path, {"frames_at": str(frames), "frame_size": self._network.size})
-            self._network.mark(reading, frames, self._params.threshold)
-        return reading
-
-    def _in_sandbox(self, video: Row, path: Path, more: dict[str, Any]) -> Reading:
-        seconds, side = self._limit.seconds, self._limit.short_side or DETECTION_SIDE
-        frames = min(video["duration"], seconds or video["duration"]) * video["fps"]
-        found = self._sandboxes.call(
-            "data_pipeline.split.film:read",
-            within=120.0 + SECONDS_PER_FRAME * frames,
-            path=str(path),
-            detector=self._params.detector,
-            threshold=self._params.threshold,
-            black_level=self._params.black_level,
-            seconds=seconds,
-            short_side=min(side, DETECTION_SIDE),
-            threads=self._threads,
-            **more,
-        )
-        return Reading(**found)
+def _recall(place: Path, video: Row) -> list[Row] | None:
+    """The rows of a video that was split before under these settings; its source may be called otherwise by now."""
+    path = place / f"{video['video_id']}.json"
+    if not path.is_file():
+        return None
+    rows: list[Row] = json.loads(path.read_bytes())
+    return [{**row, "source": video["source"]} for row in rows]

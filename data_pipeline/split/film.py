@@ -61,12 +61,12 @@ def read(
     """The fields of `Reading` for the first `seconds` of a film, all for None.
 
     With `frames_at` no cut is sought: each frame goes into that file, uint8 RGB stretched to `frame_size` (H, W), for a
-    network in the parent. ValueError with a reason code.
+    network in its worker. ValueError with a reason code.
     """
     with Film(Path(path), short_side=short_side, threads=threads) as film, contextlib.ExitStack() as opened:
         if frames_at is None or frame_size is None:
             return asdict(_read(film, seconds, black_level, find=scene_detector(detector, threshold)))
-        file = opened.enter_context(Path(frames_at).open("wb"))  # scratch of the parent, which drops it
+        file = opened.enter_context(Path(frames_at).open("wb"))  # scratch of the worker, which drops it
         return asdict(_read(film, seconds, black_level, keep=_into(file, frame_size)))
 
 

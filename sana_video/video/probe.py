@@ -24,7 +24,7 @@ from av.video.stream import VideoStream
 from sana_video.video.colour import is_hdr, matrix_and_range
 from sana_video.video.fields import is_interlaced
 from sana_video.video.orientation import orientation
-from sana_video.video.sandbox import Sandbox, Sandboxes
+from sana_video.video.sandbox import Sandbox
 
 MAX_PIXELS = 4096 * 2304  # width x height of the largest frame that is decoded, unless the caller says otherwise
 TOLERANCE = 0.05  # a stream may end this fraction (and half a second) before what its container states
@@ -83,7 +83,7 @@ class VideoInfo:
 
 
 def probe(
-    path: Path, *, max_pixels: int = MAX_PIXELS, seconds: float = 120.0, sandbox: Sandbox | Sandboxes | None = None
+    path: Path, *, max_pixels: int = MAX_PIXELS, seconds: float = 120.0, sandbox: Sandbox | None = None
 ) -> VideoInfo:
     """Look into an untrusted file, in a child process under limits (or in the given sandbox).
 
@@ -91,8 +91,9 @@ def probe(
     """
     if sandbox is None:
         with Sandbox(seconds=seconds) as own:
-            return probe(path, max_pixels=max_pixels, sandbox=own)
-    return VideoInfo(**sandbox.call("sana_video.video.probe:describe", path=str(path), max_pixels=max_pixels))
+            return probe(path, max_pixels=max_pixels, seconds=seconds, sandbox=own)
+    asked = {"path": str(path), "max_pixels": max_pixels}
+    return VideoInfo(**sandbox.call("sana_video.video.probe:describe", within=seconds, **asked))
 
 
 def describe(path: str, max_pixels: int) -> dict[str, Any]:

@@ -98,31 +98,6 @@ class Sandbox:
                 pipe.close()
 
 
-class Sandboxes:
-    """Several sandboxes for as many threads: a call takes a free one, or waits for it. A context manager."""
-
-    def __init__(self, count: int, *, memory: int = 3 * GIBIBYTE, seconds: float = 600.0) -> None:
-        self._all = [Sandbox(memory=memory, seconds=seconds) for _ in range(count)]
-        self._free: queue.SimpleQueue[Sandbox] = queue.SimpleQueue()
-        for sandbox in self._all:
-            self._free.put(sandbox)
-
-    def __enter__(self) -> Sandboxes:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for sandbox in self._all:
-            sandbox.__exit__()
-
-    def call(self, function: str, *, within: float | None = None, **arguments: Any) -> Any:
-        """As `Sandbox.call`; from any thread."""
-        sandbox = self._free.get()
-        try:
-            return sandbox.call(function, within=within, **arguments)
-        finally:
-            self._free.put(sandbox)
-
-
 def _how(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit status {code}"
 

@@ -137,13 +137,13 @@ def test_names_that_cannot_be_shown_are_told_apart() -> None:
 def test_a_file_that_holds_up_the_probe_costs_its_own_row(
     tmp_path: Path, make_video: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "PROBE_SECONDS", 1.0)
+    monkeypatch.setattr(ingest, "PROBE_SECONDS", 4.0)
     raw = tmp_path / "raw" / "film"
     make_video(raw / "good.mp4", seconds=1)
     endless(raw / "endless.mp4")
     rows = rows_of(tmp_path)
     assert rows["good.mp4"]["reason"] is None
-    assert rows["endless.mp4"]["reason"] == "DECODER_TIMEOUT: no answer within 1 s"
+    assert rows["endless.mp4"]["reason"] == "DECODER_TIMEOUT: no answer within 4 s"
 
 
 def test_the_id_is_the_content_and_the_uri_is_relative(tmp_path: Path, make_video: Any) -> None:

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 from data_pipeline import ingest, score, split, tables
 from data_pipeline.params import DoverParams, IngestParams, LimitParams, ScoreParams, SplitParams
-from data_pipeline.score import networks
+from data_pipeline.score import networks, work
+from data_pipeline.score.clip import measure_clips
 from infra.storage import sha256_file
 from sana_video.video import io, measures
 from sana_video.video.flow import unimatch
@@ -42,6 +43,15 @@ class Batch:
         self.videos = tables.write("videos", ingest.run("film", "raw", INGEST, root, track), root / "videos.parquet")
         rows = split.run(self.videos, ALL, SPLIT, root, track)
         self.clips = tables.write("clips", rows, root / "clips.parquet")
+
+    def measured_here(self, **changes: Any) -> dict[str, Any]:
+        """What a worker answers for all clips, in this process, in chunks of a film: {clip_id: values}."""
+        params = PARAMS.model_copy(update=changes)
+        settings = score.settings_of(ALL, SPLIT, params, self.root)
+        uris = {row["video_id"]: row["uri"] for row in self.videos.to_pylist()}
+        chunks = score.plan(self.clips.to_pylist(), uris, {name: {} for name in settings.measures}, 4)
+        answers = work.measure_chunks(chunks, settings, params, self.root, threads=1)
+        return {clip: values for answer in answers for clip, values in answer.items()}
 
     def scores(self, versions: dict[str, int] | None = None, cut: SplitParams = SPLIT, **changes: Any) -> pa.Table:
         params = PARAMS.model_copy(update=changes)
@@ -146,10 +156,10 @@ def test_one_decode_a_clip_and_only_what_is_asked(batch: Batch, monkeypatch: pyt
         if row["video_id"] == video["video_id"]
     ]
     settings = score.settings_of(ALL, SPLIT, PARAMS, batch.root).as_json()
-    score.measure_clips(str(batch.root / video["uri"]), spans, list(OWN), settings, None)
+    measure_clips(str(batch.root / video["uri"]), spans, list(OWN), settings, None)
     assert sorted(calls) == sorted(["decode_clip", "flows_between", "vmaf_motion", "technical"] * len(spans))
     calls.clear()
-    score.measure_clips(str(batch.root / video["uri"]), spans, ["vmaf_motion"], settings, None)
+    measure_clips(str(batch.root / video["uri"]), spans, ["vmaf_motion"], settings, None)
     assert sorted(calls) == sorted(["decode_clip", "vmaf_motion"] * len(spans))
 
 
@@ -245,25 +255,25 @@ def test_a_users_dover_scores_the_clips_twice_the_same_and_is_named(
     batch: Batch, caplog: pytest.LogCaptureFixture
 ) -> None:
     before, first, params = batch.stored(), batch.scores(), dover_params(batch.root)
-    rows = batch.scores(aesthetic="dover", dover=params).to_pylist()
+    rows = batch.scores(aesthetic="dover", dover=params, workers=1).to_pylist()
     assert measured_again(batch, before) == {"aesthetic"}
     assert caplog.text.count("non-commercial") == 1
     for row, other in zip(rows, first.to_pylist(), strict=True):
         assert row["aesthetic_scorer"] == f"dover ({params.sha256[:12]})" and row["reason"] is None
         assert 0.0 < row["overall"] < 1.0 and row["flow_pairs"] == other["flow_pairs"]
     assert len({row["overall"] for row in rows}) > 1
-    shutil.rmtree(batch.root / "runs")
     many = params.model_copy(update={"batch": 3})
-    again = batch.scores(aesthetic="dover", dover=many).to_pylist()
+    again = batch.measured_here(aesthetic="dover", dover=many)
     for name in ("overall", "aesthetic", "technical"):
-        assert [row[name] for row in again] == pytest.approx([row[name] for row in rows], abs=1e-6)
+        found = [again[row["clip_id"]][name] for row in rows]
+        assert found == pytest.approx([row[name] for row in rows], abs=1e-6)
 
 
 def test_another_dover_than_the_pinned_one_is_refused(batch: Batch) -> None:
     with pytest.raises(ValueError, match=r"dover\.pt has sha256 [0-9a-f]{64}, params pin 0000"):
-        batch.scores(aesthetic="dover", dover=dover_params(batch.root, sha256="0" * 64))
+        batch.scores(aesthetic="dover", dover=dover_params(batch.root, sha256="0" * 64), workers=1)
     with pytest.raises(FileNotFoundError, match="bring your own export"):
-        batch.scores(aesthetic="dover", dover=dover_params(batch.root, file="weights/none.pt"))
+        batch.measured_here(aesthetic="dover", dover=dover_params(batch.root, file="weights/none.pt"))
 
 
 def unimatch_of_chance(root: Path) -> unimatch.UniMatch:
@@ -281,25 +291,24 @@ def shifted(self: Any, first: torch.Tensor, second: torch.Tensor) -> torch.Tenso
 
 
 @pytest.mark.parametrize("at_once", [1, 3])
-def test_unimatch_runs_in_the_parent_on_pairs_of_several_clips(
+def test_unimatch_runs_in_the_worker_on_pairs_of_several_clips(
     batch: Batch, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unimatch.UniMatch, "forward", shifted)
     monkeypatch.setitem(networks.PAIRS_AT_ONCE, "cpu", at_once)
-    network, first, before = unimatch_of_chance(batch.root), batch.scores().to_pylist(), batch.stored()
-    rows = batch.scores(flow="unimatch", flow_weights="weights/flow").to_pylist()
-    assert measured_again(batch, before) == {"flow_motion"}
+    network, first = unimatch_of_chance(batch.root), batch.scores().to_pylist()
+    found = batch.measured_here(flow="unimatch", flow_weights="weights/flow")
     uris = {row["video_id"]: row["uri"] for row in batch.videos.to_pylist()}
-    for row, other, clip in zip(rows, first, batch.clips.to_pylist(), strict=True):
-        path, start, end = batch.root / uris[clip["video_id"]], clip["start_pts"], clip["end_pts"]
-        pictures = io.decode_span(path, start, end, 16, 17, short_side=96)
+    for other, clip in zip(first, batch.clips.to_pylist(), strict=True):
+        row, path = found[clip["clip_id"]], batch.root / uris[clip["video_id"]]
+        pictures = io.decode_span(path, clip["start_pts"], clip["end_pts"], 16, 17, short_side=96)
         flow = network.flow(pictures[[0, 8]], pictures[[8, 16]]).numpy()
-        assert row["clip_id"] == clip["clip_id"] and row["vmaf_motion"] == other["vmaf_motion"]
+        assert row["vmaf_motion"] == other["vmaf_motion"]
         assert row["flow_pairs"] == pytest.approx([float(np.hypot(*each).mean()) for each in flow], rel=1e-5)
         assert row["flow_absmean_pairs"] == pytest.approx([float(np.abs(each).mean()) for each in flow], rel=1e-5)
         assert row["flow_estimator"] == unimatch.ESTIMATOR and row["flow_times"] == [0.0, 0.5]
-    with pytest.raises(FileNotFoundError, match="unimatch-flow"):
-        batch.scores(flow="unimatch", flow_weights="weights/elsewhere")
+    with pytest.raises(ValueError, match="`sana-video weights fetch unimatch-flow`"):
+        batch.scores(flow="unimatch", flow_weights="weights/elsewhere", workers=1)
 
 
 @pytest.mark.slow
@@ -313,16 +322,17 @@ def test_pictures_that_are_not_what_was_asked_for_cost_their_clip(
     batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A decoder that was taken over may write anything: it is refused, and nothing of it is run."""
-    real, spoilt = score._measure_chunk, []
+    real, spoilt = work._decode, []
 
-    def spoiling(chunk: Any, settings: Any, root: Path, sandboxes: Any, folder: Path) -> Any:
-        values = real(chunk, settings, root, sandboxes, folder)
+    def spoiling(path: Path, clips: Any, measures: Any, settings: Any, folder: Path) -> Any:
+        values = real(path, clips, measures, settings, folder)
         if not spoilt:
             spoilt.append(next(iter(values)))
             np.save(folder / f"{spoilt[0]}-technical.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
         return values
 
-    monkeypatch.setattr(score, "_measure_chunk", spoiling)
-    rows = batch.scores(aesthetic="dover", dover=dover_params(batch.root)).to_pylist()
-    reasons = {row["clip_id"]: row["reason"] for row in rows if row["reason"]}
+    monkeypatch.setattr(work, "_decode", spoiling)
+    found = batch.measured_here(aesthetic="dover", dover=dover_params(batch.root))
+    reasons = {clip: values["reason"] for clip, values in found.items() if "reason" in values}
     assert list(reasons) == spoilt and reasons[spoilt[0]].startswith("DECODER_CRASHED: no technical pictures")
+    assert len(found) == batch.clips.num_rows

@@ -190,7 +190,7 @@ def test_transnet_runs_over_a_film_and_is_missed_where_it_is_not(tmp_path: Path,
 
     make_video(tmp_path / "raw" / "a.mp4", seconds=3)
     params = PARAMS.model_copy(update={"detector": "transnetv2", "threshold": 1.0})
-    with pytest.raises(weights.MissingWeights, match="transnetv2"):
+    with pytest.raises(ValueError, match="`sana-video weights fetch transnetv2`"):
         clips_of(tmp_path, params)
     (tmp_path / params.weights).mkdir(parents=True)
     weights.save(tmp_path / params.weights / "model.safetensors", TransNetV2().state_dict())
