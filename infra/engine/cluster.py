@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from math import floor
@@ -21,6 +22,7 @@ from ray import exceptions
 from infra.engine.worker import Answer, NodeLost, WorkerDied, answers
 
 PACKAGES = ("infra", "data_pipeline", "sana_video")  # what a worker imports
+_ANSWERS_WITHIN = 10.0  # seconds; Ray itself asks a head that is not there for many minutes
 _CRASHES = (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError)
 
 
@@ -33,6 +35,7 @@ class Cluster:
     def __init__(self, address: str, gpu: bool, memory: int) -> None:
         self._own, self._memory = not ray.is_initialized(), memory
         if self._own:
+            _knock(address)
             root = Path(__file__).resolve().parents[2]
             modules = [str(root / name) for name in PACKAGES]
             with _own_handler():
@@ -69,6 +72,17 @@ class Cluster:
                 ray.cancel(generator, force=True)
         if self._own and ray.is_initialized():
             ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """ConnectionError unless something listens at `host:port`."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        return  # `auto` or `local`: Ray looks for itself
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWERS_WITHIN).close()
+    except OSError as error:
+        raise ConnectionError(f"RAY_ADDRESS {address} does not answer: {error}") from error
 
 
 def _first_line(error: Exception) -> str:

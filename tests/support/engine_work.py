@@ -22,6 +22,7 @@ def act(items: Sequence[Item], *, folder: str = "", seconds: float = 0.0) -> Ite
     for what, number in items:
         time.sleep(seconds)
         if folder:
+            Path(folder).mkdir(exist_ok=True)
             (Path(folder) / f"{number}-{os.getpid()}-{time.monotonic_ns()}").touch()
         if what == "die" or (what == "die once" and len(list(Path(folder).glob(f"{number}-*"))) == 1):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -45,7 +46,16 @@ def act(items: Sequence[Item], *, folder: str = "", seconds: float = 0.0) -> Ite
             raise OSError(errno.ENOSPC, "no space left: 2 bytes to write, 1 free")
         if what == "wrong":
             raise KeyError("no such thing")
-        yield number * 10, os.getpid() if what == "pid" else what.upper()
+        told = {"pid": os.getpid(), "cuda": os.environ.get("CUDA_VISIBLE_DEVICES"), "node": _node()}
+        yield number * 10, told.get(what, what.upper())
+
+
+def _node() -> str | None:
+    """The name of the cluster's node that this runs on."""
+    if (ray := sys.modules.get("ray")) is None:
+        return None
+    name: str = ray.get_runtime_context().get_node_id()
+    return name
 
 
 def parts(items: Sequence[tuple[int, ...]]) -> Iterator[int]:
