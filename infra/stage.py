@@ -43,6 +43,7 @@ _NETWORK = {  # of botocore, aiohttp and requests, by name so that none of them 
     "ConnectionClosedError",
     "ClientConnectionError",
     "ClientConnectorError",
+    "ClientPayloadError",
     "ServerDisconnectedError",
     "ConnectTimeout",
     "ReadTimeout",
