@@ -34,6 +34,8 @@ from sana_video.video.measures import MEASURE_VERSIONS as MEASURE_VERSIONS
 T = TypeVar("T")
 Track = Callable[[Iterable[T], int, str], Iterable[T]]
 
+WORK = f"{__name__}.work:measure_chunks"  # what the engine calls in its workers
+
 log = logging.getLogger(__name__)
 
 
@@ -114,7 +116,7 @@ def _measure_missing(
         threads = max(1, len(os.sched_getaffinity(0)) // here.slots)
         common = {"settings": settings, "params": params, "root": root, "threads": threads}
         shards = engine.shards_of(chunks, sizes, here.slots)
-        results = engine.results(here, f"{__name__}.work:measure_chunks", shards, common, divide=Chunk.halves)
+        results = engine.results(here, WORK, shards, common, divide=Chunk.halves)
         for chunk, result in track(results, len(chunks), "score"):
             if isinstance(result, engine.Lost):
                 reasons |= {row["clip_id"]: result.reason for row in chunk.clips}

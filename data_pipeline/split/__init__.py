@@ -32,6 +32,8 @@ from infra.storage import atomic_text, digest
 
 SPLIT_VERSION = 2
 
+WORK = f"{__name__}.work:find_clips"  # what the engine calls in its workers
+
 T = TypeVar("T")
 Track = Callable[[Iterable[T], int, str], Iterable[T]]
 
@@ -63,7 +65,7 @@ def _split(
     with engine.opened(min(cores, len(videos)), gpu=params.detector == "transnetv2") as here:
         common = {"limit": limit, "params": params, "root": root, "threads": max(1, cores // here.slots)}
         shards = engine.shards_of(videos, sizes, here.slots)
-        results = engine.results(here, f"{__name__}.work:find_clips", shards, common)
+        results = engine.results(here, WORK, shards, common)
         for video, result in track(results, len(videos), "split"):
             reason = result.reason if isinstance(result, engine.Lost) else result if isinstance(result, str) else None
             found[video["video_id"]] = result if reason is None else [failed(video, params, reason)]
