@@ -4,8 +4,9 @@
 
 Each film is rendered (H.264 with B-frames) with the number of its shot written into every frame, split as the pipeline
 does, and every clip is decoded: a frame whose number is not that of most of its clip has leaked, and so has a frame
-of a dissolve or a fade. `lost` counts the clips that the true shots would hold and that are missing. `transnetv2`
-takes part where `--weights` names the folder of its weights.
+of a dissolve or a fade. `lost` counts the clips that the true shots would hold and that are missing. The measure
+`cuts_inside` is the check on what was cut: `passed` counts the leaking clips that it does not see, `refused` the clean
+ones that it would drop. `transnetv2` takes part where `--weights` names the folder of its weights.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from data_pipeline import ingest, split, tables
 from data_pipeline.params import IngestParams, LimitParams, SplitParams
 from sana_video.video.io import decode_spans
+from sana_video.video.measures import cuts_inside
 
 THRESHOLDS = {"content": 27.0, "adaptive": 3.0, "hash": 0.35, "histogram": 0.2, "transnetv2": 0.5}
 SIZE = (96, 160)
@@ -94,11 +96,16 @@ FILMS: dict[str, Film] = {
 
 @dataclass
 class Count:
-    """`expected`: clips that the true shots hold. `lost`: of them, how many are missing among clean clips."""
+    """`expected`: clips that the true shots hold. `lost`: of them, how many are missing among clean clips.
+
+    Of the check after the cut: `passed` of the leaking clips, `refused` of the clean ones.
+    """
 
     clips: int = 0
     leaked_clips: int = 0
     leaked_frames: int = 0
+    passed: int = 0
+    refused: int = 0
     expected: int = 0
     lost: int = 0
 
@@ -195,6 +202,9 @@ def count(path: Path, clips: Sequence[dict[str, Any]], film: Film) -> Count:
         foreign = len(frames) - (numbers[own] if own is not None else 0)
         found.leaked_frames += foreign
         found.leaked_clips += foreign > 0
+        whole = cuts_inside(frames, THRESHOLDS["content"]) == 0
+        found.passed += foreign > 0 and whole
+        found.refused += foreign == 0 and not whole
     found.lost = max(0, found.expected - (found.clips - found.leaked_clips))
     return found
 
@@ -235,13 +245,14 @@ def by_kind(films: dict[str, Count]) -> dict[str, Count]:
 
 
 def show(result: dict[str, dict[str, Count]]) -> None:
-    print(f"{'detector':12}{'kind':12}{'clips':>7}{'leaked':>8}{'share':>8}{'frames':>8}{'lost':>6} of")
+    heads = (("clips", 7), ("leaked", 8), ("share", 8), ("frames", 8), ("passed", 8), ("refused", 9), ("lost", 6))
+    print(f"{'detector':12}{'kind':12}" + "".join(f"{name:>{width}}" for name, width in heads) + " of")
     for detector, films in result.items():
         for kind, found in by_kind(films).items():
             share = found.leaked_clips / found.clips if found.clips else 0.0
             print(
                 f"{detector:12}{kind:12}{found.clips:7}{found.leaked_clips:8}{share:8.1%}"
-                f"{found.leaked_frames:8}{found.lost:6} {found.expected}"
+                f"{found.leaked_frames:8}{found.passed:8}{found.refused:9}{found.lost:6} {found.expected}"
             )
 
 
