@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
+
+# Before anything brings torch: there is a test process for each core, and threads beyond the cores wait by spinning.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import av
 import numpy as np
