@@ -9,6 +9,7 @@ cannot run code in the parent. The child ends with its parent: it leaves as soon
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -127,6 +128,7 @@ def serve() -> None:
     while True:
         answers.write(json.dumps(_answer(json.loads(requests.get()))).encode() + b"\n")
         answers.flush()
+        gc.collect()  # a decoder in a cycle holds many frames, and Python by itself may not look for hours
 
 
 def _listen(requests: queue.SimpleQueue[bytes]) -> None:
