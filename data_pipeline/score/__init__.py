@@ -112,7 +112,7 @@ def _measure_missing(
         log.warning(licence(params))
     sizes = [len(chunk.clips) for chunk in chunks]
     reasons: dict[str, str] = {}
-    with engine.opened(min(params.workers, len(chunks)), gpu=bool(settings.networks)) as here:
+    with engine.opened(min(params.workers, len(chunks)), networks=bool(settings.networks)) as here:
         threads = max(1, len(os.sched_getaffinity(0)) // here.slots)
         common = {"settings": settings, "params": params, "root": root, "threads": threads}
         shards = engine.shards_of(chunks, sizes, here.slots)

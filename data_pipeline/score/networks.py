@@ -23,7 +23,7 @@ from sana_video.video.measures import dover, extras
 
 Pixels = NDArray[np.uint8]
 
-PAIRS_AT_ONCE = {"cuda": 32, "cpu": 1}  # of pictures between which flow is sought: 0.2 GB each
+PAIRS_AT_ONCE = {"cuda": 8, "cpu": 1}  # of pictures between which flow is sought: 0.2 GB each, in every worker
 
 
 class Network(Protocol):

@@ -62,7 +62,7 @@ def _split(
     videos.sort(key=lambda video: (-video["duration"], video["uri"]))
     sizes = [max(1, round(_seconds(video, limit) * params.fps / params.frames)) for video in videos]
     found: dict[str, list[Row]] = {}
-    with engine.opened(min(cores, len(videos)), gpu=params.detector == "transnetv2") as here:
+    with engine.opened(min(cores, len(videos)), networks=params.detector == "transnetv2") as here:
         common = {"limit": limit, "params": params, "root": root, "threads": max(1, cores // here.slots)}
         shards = engine.shards_of(videos, sizes, here.slots)
         results = engine.results(here, WORK, shards, common)

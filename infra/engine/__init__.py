@@ -35,12 +35,14 @@ Item = TypeVar("Item")
 
 
 @contextlib.contextmanager
-def opened(workers: int, *, gpu: bool = False, memory: int = MEMORY) -> Iterator[Engine]:
+def opened(workers: int, *, networks: bool = False, memory: int = MEMORY) -> Iterator[Engine]:
     """The engine that RAY_ADDRESS asks for: Ray where it is set, else `workers` processes of this machine.
 
-    `gpu`: the work uses one where there is one. A worker that holds more than `memory` bytes is ended. ValueError where
-    Ray is asked for and not installed, ConnectionError where it does not answer.
+    A worker that holds more than `memory` bytes is ended. `networks`: the work runs some, on a GPU where there is one;
+    it may hold twice as much, since their weights and CUDA's own are no film's. ValueError where Ray is asked for and
+    not installed, ConnectionError where it does not answer.
     """
+    memory *= 2 if networks else 1
     address = machine().ray_address
     engine: Engine
     if address:
@@ -49,7 +51,7 @@ def opened(workers: int, *, gpu: bool = False, memory: int = MEMORY) -> Iterator
             raise ValueError(told)
         from infra.engine.cluster import Cluster
 
-        engine = Cluster(address, gpu, memory)
+        engine = Cluster(address, networks, memory)
     else:
         engine = Processes(max(1, workers), memory)
     try:

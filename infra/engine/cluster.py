@@ -29,10 +29,10 @@ _CRASHES = (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError)
 class Cluster:
     """As many slots as the cluster had CPUs when it was joined; the caller runs on one of its nodes.
 
-    `gpu`: each task has its share of a GPU, where there are any: all GPUs over all CPUs.
+    `networks`: each task has its share of a GPU, where there are any: all GPUs over all CPUs.
     """
 
-    def __init__(self, address: str, gpu: bool, memory: int) -> None:
+    def __init__(self, address: str, networks: bool, memory: int) -> None:
         self._own, self._memory = not ray.is_initialized(), memory
         if self._own:
             _knock(address)
@@ -43,9 +43,12 @@ class Cluster:
         joined: Any = ray  # its functions carry no types
         there: dict[str, float] = joined.cluster_resources()
         self.slots = max(1, int(there.get("CPU", 1)))
-        share = floor(10_000 * min(1.0, there.get("GPU", 0.0) / self.slots)) / 10_000 if gpu else 0.0  # Ray's precision
+        share = (
+            floor(10_000 * min(1.0, there.get("GPU", 0.0) / self.slots)) / 10_000 if networks else 0.0
+        )  # Ray's precision
+        # Ray counts GPUs to four decimals
         self._task: Any = ray.remote(answers).options(
-            num_returns="streaming", num_cpus=1, num_gpus=share, max_retries=0
+            num_returns="streaming", num_cpus=1, num_gpus=floor(10_000 * share) / 10_000, max_retries=0
         )
         self._running: dict[int, Any] = {}
 

@@ -97,6 +97,6 @@ def test_a_lost_node_costs_another_try_and_no_item() -> None:
 
 def test_tasks_that_want_a_gpu_share_those_there_are() -> None:
     """Ray believes what it is told of GPUs, and tells each task which is its own."""
-    with ray_cluster(cpus=2, gpus=1), engine.opened(1, gpu=True) as here:
+    with ray_cluster(cpus=2, gpus=1), engine.opened(1, networks=True) as here:
         found = list(engine.results(here, WORK, [[("cuda", number)] for number in range(2)], {"seconds": 1.0}))
     assert sorted(found) == [(("cuda", number), (10 * number, "0")) for number in range(2)]
