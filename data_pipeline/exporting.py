@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 def export(
     context: typer.Context,
     form: Annotated[Literal["sana", "hf"], typer.Option("--format", help="sana: zips; hf: mp4 and parquet.")],
-    out: Annotated[Path, typer.Option("--out", help="An empty folder, or that of the same export to go on with.")],
+    out: Annotated[
+        str, typer.Option("--out", help="Empty, or that of the same export: a folder; hf: or an s3:// prefix.")
+    ],
     view: Annotated[str | None, typer.Option("--view", help="Clips, sizes and frames of this view.")] = None,
     size: Annotated[Literal["480p", "720p"] | None, typer.Option("--size", help="11 aspects; 480p if no view.")] = None,
     clips: Annotated[
@@ -45,6 +47,9 @@ def export(
     if view is not None:
         known("view", view, ["pixels", *job.params.views])
     chosen = job.clips(view) if view is not None else clips or "selection"
+    remote = _is_remote(out)
+    if remote and form == "sana":
+        refuse(f"--out {out}: the official loader's indexes name files of this machine; give a folder")
     sizes, frames = _shape(job, view, size)
 
     def work(progress: Progress) -> Mapping[str, float | int | str]:
@@ -55,12 +60,24 @@ def export(
         found = stage.items(**job.kept(chosen), sizes=sizes, limit=limit)
         ranges = {item.source: job.params.curate.ranges_of(item.source) for item in found}
         plan = stage.Plan(found, frames, job.params.split.fps, sizes, ranges, allow_stand_ins, job.root, chosen)
-        stage.claim(out, plan.digest(form))
+        if remote:
+            return stage.send_whole(out, plan.digest(form), job.root, lambda to: hf.write(to, plan, progress.track))
+        folder = Path(out)
+        stage.claim(folder, plan.digest(form))
         if form == "hf":
-            return hf.write(out, plan, progress.track)
-        return sana.write(out, plan, progress.track, progress.say)
+            return hf.write(folder, plan, progress.track)
+        return sana.write(folder, plan, progress.track, progress.say)
 
     job.run("export", work)
+
+
+def _is_remote(out: str) -> bool:
+    from infra.storage import is_remote
+
+    try:
+        return is_remote(out)
+    except ValueError as error:
+        refuse(f"--out {error}")
 
 
 def _shape(job: Job, view: str | None, size: str | None) -> tuple[tuple[Size, ...], int]:

@@ -1,4 +1,4 @@
-"""Files: atomic writes, digests, and the one door to S3 (s3fs).
+"""Files: atomic writes, digests, and the one door to S3 (s3fs), in and out.
 
 A reader sees the old bytes or the new ones, never half of them: everything is written beside its place, synced and
 renamed. A disk that fills up in the middle leaves what was there before and raises one clear OSError.
@@ -117,6 +117,28 @@ def local_copy(uri: str) -> Iterator[Path]:
         target = Path(folder) / uri.rsplit("/", 1)[-1]
         _s3_get(uri, target)
         yield target
+
+
+def sizes_at(uri: str) -> dict[str, int]:
+    """{path below an s3:// prefix: bytes} of every object there; empty where there is none."""
+    prefix = uri.removeprefix("s3://").rstrip("/") + "/"
+    with _s3_errors(uri):
+        found: dict[str, dict[str, Any]] = _s3().find(prefix, detail=True)
+    return {name.removeprefix(prefix): int(info["size"]) for name, info in found.items()}
+
+
+def send(folder: Path, uri: str, last: str) -> int:
+    """Copy every file below `folder` to an s3:// prefix, the file `last` after all others; returns how many went.
+
+    What is there in the same size is not sent again. `Unavailable` where writing is refused.
+    """
+    there = sizes_at(uri)
+    names = {file.relative_to(folder).as_posix(): file for file in _files(folder)}
+    missing = [name for name, file in names.items() if there.get(name) != file.stat().st_size]
+    for name in sorted(missing, key=lambda name: (name == last, name)):
+        with _s3_errors(f"{uri.rstrip('/')}/{name}"):
+            _s3().put_file(str(names[name]), f"{uri.rstrip('/')}/{name}")
+    return len(missing)
 
 
 def is_remote(uri: str) -> bool:

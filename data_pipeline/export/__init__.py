@@ -5,13 +5,15 @@ in the layout of Hugging Face `datasets`. A file's name is made of clip_ids and 
 attributions are data and stand in files. Licence and attribution go with every clip.
 
 An export is named by the digest of all that its bytes depend on; the folder says which one it holds. A run that was
-killed goes on in it, and a folder that holds anything else is refused.
+killed goes on in it, and a folder that holds anything else is refused. An export to an s3:// prefix is made whole under
+runs/export/ and then sent, its manifest last: a prefix with a manifest is whole.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ import pyarrow as pa
 
 from data_pipeline.encode import Kept, kept_clips, size_of
 from data_pipeline.params import Clips
-from infra.storage import atomic_text
+from infra.storage import atomic_text, local_copy, send, sizes_at
 from sana_video.data.buckets import Size
 
 VERSION = 1  # of what an export holds
@@ -32,6 +34,7 @@ MANIFEST = "manifest.json"  # the last to be written: sha256 of every file
 Row = dict[str, Any]
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 Say = Callable[[str], None]
+Counters = dict[str, int | float | str]
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,31 @@ def claim(out: Path, digest: str) -> None:
         raise ValueError(f"--out {out} is not empty: give an empty folder, or that of an export to go on with")
     else:
         atomic_text(path, json.dumps({"export": digest}))
+
+
+def send_whole(uri: str, digest: str, root: Path, write: Callable[[Path], Counters]) -> Counters:
+    """Make an export by `write` and send it to the s3:// prefix `uri`; returns the counters. What is there is kept.
+
+    ValueError if the prefix holds anything else. ConnectionError and the like leave all that was made and sent; the
+    next run goes on there.
+    """
+    there = sizes_at(uri)
+    if PLAN in there:
+        with local_copy(f"{uri.rstrip('/')}/{PLAN}") as path:
+            if json.loads(path.read_bytes()) != {"export": digest}:
+                raise ValueError(
+                    f"--out {uri} holds another export (other clips, sizes or settings): give an empty one"
+                )
+        if MANIFEST in there:
+            return {"sent": 0}
+    elif there:
+        raise ValueError(f"--out {uri} is not empty: give an empty prefix, or that of an export to go on with")
+    folder = root / "runs" / "export" / digest[:32]
+    claim(folder, digest)
+    counters = write(folder)
+    sent = send(folder, uri, last=MANIFEST)
+    shutil.rmtree(folder)
+    return {**counters, "sent": sent}
 
 
 def written(path: Path, value: object) -> Path:

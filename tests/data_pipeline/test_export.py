@@ -15,6 +15,7 @@ import av
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from s3_server import s3_server
 
 from data_pipeline import export
 from data_pipeline.encode import Kept
@@ -216,3 +217,35 @@ def test_datasets_reads_the_folder(root: Path, tmp_path: Path) -> None:
     hf.write(tmp_path / "set", plan(root), track)
     found = datasets.load_dataset("videofolder", data_dir=str(tmp_path / "set"), cache_dir=str(tmp_path / "cache"))
     assert {split: len(rows) for split, rows in found.items()} == {"train": 4, "validation": 1}
+
+
+def test_an_export_goes_to_a_prefix_whole_or_goes_on_there(root: Path, tmp_path: Path) -> None:
+    """By the parts of it that a killed run had sent; another export, or other files, are left alone."""
+    made: list[Path] = []
+
+    def write(folder: Path) -> dict[str, int | float | str]:
+        made.append(folder)
+        return hf.write(folder, plan(root), track)
+
+    (tmp_path / "s3").mkdir()
+    with s3_server(tmp_path / "s3") as server:
+        client = server.client()
+        client.create_bucket(Bucket="out")
+        client.put_object(Bucket="out", Key="taken/other.txt", Body=b"x")
+        first = export.send_whole("s3://out/films", "one", tmp_path, write)
+        keys = {entry["Key"] for entry in client.list_objects_v2(Bucket="out", Prefix="films/")["Contents"]}
+        assert first["sent"] == len(keys) and not made[0].exists()
+        (tmp_path / "here").mkdir()
+        hf.write(tmp_path / "here", plan(root), track)
+        for path in filter(Path.is_file, (tmp_path / "here").rglob("*")):
+            sent = client.get_object(Bucket="out", Key=f"films/{path.relative_to(tmp_path / 'here').as_posix()}")
+            assert sent["Body"].read() == path.read_bytes(), path
+        assert export.send_whole("s3://out/films", "one", tmp_path, write) == {"sent": 0} and len(made) == 1
+
+        client.delete_object(Bucket="out", Key="films/manifest.json")  # as if killed before the end
+        client.delete_object(Bucket="out", Key="films/train/metadata.parquet")
+        assert export.send_whole("s3://out/films", "one", tmp_path, write)["sent"] == 2
+        with pytest.raises(ValueError, match="holds another export"):
+            export.send_whole("s3://out/films", "two", tmp_path, write)
+        with pytest.raises(ValueError, match="s3://out/taken is not empty"):
+            export.send_whole("s3://out/taken", "one", tmp_path, write)
