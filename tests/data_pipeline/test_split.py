@@ -83,6 +83,19 @@ def test_a_shot_that_is_too_short_is_a_row_with_a_reason(tmp_path: Path, make_vi
     assert rows[0]["end_pts"] == rows[1]["start_pts"]
 
 
+def test_five_seconds_at_16_fps_are_81_frames_whatever_the_rate(tmp_path: Path, make_video: Any) -> None:
+    """The published length. Cutting 5 s out by time gives 80, and a loader that asks for 81 skips every clip."""
+    rates = (23.976, 25, 29.97, 50)
+    films = {make_video(tmp_path / "raw" / f"{rate}.mp4", seconds=6, fps=rate).stem: rate for rate in rates}
+    rows = clips_of(tmp_path, PARAMS.model_copy(update={"frames": 81}))
+    assert len(rows) == len(films) and {row["frames"] for row in rows} == {81}
+    names = {row["video_id"]: Path(row["uri"]).stem for row in videos_of(tmp_path).to_pylist()}
+    for row in rows:
+        path = tmp_path / "raw" / f"{names[row['video_id']]}.mp4"
+        assert decode_span(path, row["start_pts"], row["end_pts"], 16, 81).shape == (81, 96, 160, 3)
+        assert row["end"] - row["start"] == pytest.approx(81 / 16, abs=1e-3)
+
+
 def test_only_the_limited_part_is_read(tmp_path: Path, make_video: Any) -> None:
     make_video(tmp_path / "raw" / "a.mp4", seconds=9, shots=3)
     rows = clips_of(tmp_path, limit=LimitParams(seconds=4.0, short_side=48))
