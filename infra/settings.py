@@ -25,6 +25,7 @@ _DEFAULTS = {
     "DO_NOT_TRACK": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 is too short where every core is at work
     "DVC_NO_ANALYTICS": "1",
     "GX_ANALYTICS_ENABLED": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -66,7 +67,8 @@ def machine() -> MachineSettings:
 
 
 def prepare_environment(root: Path) -> None:
-    """Turn the libraries' telemetry off and keep their state inside the project; what the user has set stays."""
+    """Turn the libraries' telemetry off, keep their state inside the project, and let a server start where the machine
+    is busy; what the user has set stays."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_HOME", str(root / ".prefect"))
