@@ -457,6 +457,17 @@ class DataParams(Section):
         return self
 
     @model_validator(mode="after")
+    def _the_set_has_cells(self) -> DataParams:
+        blind = self.caption.captioner == "template" and not self.sft.quotas.get(UNKNOWN)
+        for name, view in self.views.items() if blind else ():
+            if view.clips == "sft":
+                raise ValueError(
+                    f"view {name} holds the SFT set, which is empty: captioner template tells no category and style, "
+                    "and sft.quotas gives the cell `unknown` nothing"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _sizes_fit(self) -> DataParams:
         if "pixels" in self.views:
             raise ValueError("a view may not be named `pixels`: that is the autoencoder stage's own")

@@ -48,6 +48,8 @@ PUBLISHED_480P = ROOT / "recipes" / "2b-480p.yaml"
 @pytest.mark.parametrize(
     ("override", "said"),
     [
+        ("data.caption.captioner=template", "view sft holds the SFT set, which is empty"),
+        ("data.curate.ranges.default.overall=[0.2,1.0]", "clips between would have no caption"),
         ("model.preset=2b-720p", "wan2.1 latents have 16 channels, 2b-720p takes 128"),
         ("data.views.low.height=200", "200x336 is not a multiple of 16, the stride of wan2.1 times the patch"),
         ("data.views.high.after=train-autoencoder", "after train-autoencoder is a verdict that no gate writes"),
@@ -55,7 +57,7 @@ PUBLISHED_480P = ROOT / "recipes" / "2b-480p.yaml"
         ("train.stages.t2i.autoencoder=weights/wan2.2-vae", "is not that of view high, weights/wan2.1-vae"),
     ],
 )
-def test_a_published_autoencoder_is_held_to_its_shape_before_it_is_there(override: str, said: str) -> None:
+def test_what_does_not_belong_together_in_a_recipe_is_one_line(override: str, said: str) -> None:
     with pytest.raises(ValueError) as caught:
         params.load(PUBLISHED_480P, [override])
     assert said in str(caught.value) and "\n" not in str(caught.value)
