@@ -1,21 +1,26 @@
 """Choosing among ten million clips, and judging them: commands as a user runs them, time and peak memory of each.
 
-    python benchmarks/tables.py
-    python benchmarks/tables.py --rows 1000000
+    python benchmarks/tables.py --out benchmarks/results/tables.json
+    python benchmarks/tables.py --rows 1000000 --only gate
 
 Synthetic tables of four sources in a temporary project: 500 clips a video, a tenth of the clips outside some range, one
-in fifty a twin, captions of 90 words. Making them is not counted.
+in fifty a twin, captions of 90 words. Making them is not counted. The peak is that of resident memory, as the kernel
+keeps it; seconds of the processor stand beside those of the clock, which other work on the machine makes longer.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,31 +36,61 @@ MEASURES = {"flow_motion": 12.0, "vmaf_motion": 12.0, "saturation": 90.0, "overa
 LOOKS = ["--set", "data.caption.captioner=qwen"]  # the template writes shorter captions
 BARS = ["--set", "data.gate.min_videos=1", "--set", "data.gate.max_nulls=1.0"]  # optional measures are not made here
 CHANGE = ["--set", "data.curate.ranges.default.saturation=[0,150]"]
+COMMANDS = {
+    "quarantine": ["quarantine"],
+    "curate": ["curate"],
+    "whatif": ["whatif", *CHANGE],
+    "gate": ["gate", "data", *BARS],
+    "report": ["report"],
+    "sft": ["sft"],
+    "gate_sft": ["gate", "sft"],
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000_000)
-    rows = parser.parse_args().rows
-    with tempfile.TemporaryDirectory() as folder:
+    parser.add_argument("--only", choices=COMMANDS, help="Time this one alone; what it needs runs before it.")
+    parser.add_argument("--keep", type=Path, help="Make the tables in this folder, or take those that it has.")
+    parser.add_argument("--out", type=Path, help="Write the figures here as JSON.")
+    given = parser.parse_args()
+    with contextlib.nullcontext(given.keep) if given.keep else tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
+        root.mkdir(parents=True, exist_ok=True)
         for name in ("params.yaml", "dvc.yaml", "versions.yaml"):
             shutil.copy(ROOT / name, root / name)
-        make(root, rows)
-        for words in (["quarantine"], ["curate"], ["whatif", *CHANGE], ["gate", "data", *BARS]):
-            seconds, peak = timed([sys.executable, "-m", "flows.cli", "--root", str(root), "data", *words, *LOOKS])
-            name = " ".join(word for word in words if word.isalpha())
-            print(f"{rows:,} rows, data {name}: {seconds:.1f} s, peak {peak / 2**20:.2f} GiB", flush=True)
+        if not (root / "data/classes.parquet").is_file():  # the last to be made
+            make(root, given.rows)
+        figures = dict(run(root, given.rows, given.only))
+    if given.out:
+        about = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+        given.out.write_text(json.dumps({"about": about, "rows": given.rows, "commands": figures}, indent=1) + "\n")
 
 
-def timed(command: list[str]) -> tuple[float, int]:
-    """Wall seconds and peak resident KiB of a command. Raises CalledProcessError where it fails."""
+def run(root: Path, rows: int, only: str | None) -> Iterator[tuple[str, dict[str, float]]]:
+    """(command, seconds, seconds of the processor and peak GiB of it), one after another, printed as they come."""
+    for name, words in COMMANDS.items():
+        figure = timed([sys.executable, "-m", "flows.cli", "--root", str(root), "data", *words, *LOOKS])
+        if only in (None, name):
+            told = ", ".join(f"{what} {value}" for what, value in figure.items())
+            print(f"{rows:,} rows, data {name}: {told}", flush=True)
+            yield name, figure
+        if name == only:
+            return
+
+
+def timed(command: list[str]) -> dict[str, float]:
+    """Seconds and peak resident GiB of a command. Raises CalledProcessError where it fails."""
     begin = time.perf_counter()
     child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(child.pid, 0)
     if os.waitstatus_to_exitcode(status):
         raise subprocess.CalledProcessError(os.waitstatus_to_exitcode(status), command)
-    return time.perf_counter() - begin, usage.ru_maxrss
+    return {
+        "seconds": round(time.perf_counter() - begin, 1),
+        "processor_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_gib": round(usage.ru_maxrss / 2**20, 2),
+    }
 
 
 def make(root: Path, rows: int) -> None:

@@ -213,8 +213,11 @@ def test_a_folder_of_videos_with_a_table(root: Path, tmp_path: Path) -> None:
 
 
 def test_datasets_reads_the_folder(root: Path, tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
-    hf.write(tmp_path / "set", plan(root), track)
+    import datasets
+
+    asked = plan(root)
+    export.claim(tmp_path / "set", asked.digest("hf"))
+    hf.write(tmp_path / "set", asked, track)
     found = datasets.load_dataset("videofolder", data_dir=str(tmp_path / "set"), cache_dir=str(tmp_path / "cache"))
     assert {split: len(rows) for split, rows in found.items()} == {"train": 4, "validation": 1}
 
