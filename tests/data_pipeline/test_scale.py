@@ -16,6 +16,7 @@ import av
 import psutil
 import pyarrow as pa
 import pytest
+from films import grey, write
 from ray_cluster import ray_cluster
 
 from data_pipeline import ingest, score, split, tables
@@ -136,7 +137,7 @@ def test_a_film_that_needs_too_much_memory_costs_its_own_rows(
     tmp_path: Path, make_video: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Frames of 14 MB, of which a decoder holds a dozen."""
-    make_video(tmp_path / "raw" / "large.mp4", seconds=1.5, size=(2304, 4096))
+    write(tmp_path / "raw" / "large.mp4", (grey(90 + k, (2304, 4096)) for k in range(24)), rate=16)
     make_video(tmp_path / "raw" / "small.mp4", seconds=1.5, size=(64, 96))
     batch = Batch(tmp_path / "raw", tmp_path)
     monkeypatch.setattr(engine, "opened", functools.partial(engine.opened, memory=220 * MIB))
