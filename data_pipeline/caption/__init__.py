@@ -9,6 +9,7 @@ goes on where it stood, and nothing is asked twice.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,8 +124,12 @@ class Session:
         yield from ((reply.clip_id, reply) for reply in unseen)
 
     def _with_pictures(self, clips: list[Row], asks: Mapping[str, Ask], unseen: list[Reply]) -> Iterator[Ask]:
-        count = self._params.frames
-        for clip, found in pictures_of(clips, self._uris, count, self._params.short_side, self._root):
+        """In any order where clips are asked about one by one; in that of films where a network sees several at once,
+        so that it sees the same ones each time."""
+        count, cores = self._params.frames, len(os.sched_getaffinity(0))
+        endpoint = self._params.endpoint if self._params.captioner == "endpoint" else None
+        readers = min(cores, endpoint.concurrency) if endpoint else 1
+        for clip, found in pictures_of(clips, self._uris, count, self._params.short_side, self._root, readers):
             if isinstance(found, str):
                 unseen.append(Reply(clip["clip_id"], None, found, requests=0))
             else:

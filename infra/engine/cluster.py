@@ -22,6 +22,7 @@ from ray import exceptions
 from infra.engine.worker import Answer, NodeLost, WorkerDied, answers
 
 PACKAGES = ("infra", "data_pipeline", "sana_video")  # what a worker imports
+AHEAD = 8  # results that a task may have made before the first of them is taken
 _ANSWERS_WITHIN = 10.0  # seconds; Ray itself asks a head that is not there for many minutes
 _CRASHES = (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError)
 
@@ -43,12 +44,14 @@ class Cluster:
         joined: Any = ray  # its functions carry no types
         there: dict[str, float] = joined.cluster_resources()
         self.slots = max(1, int(there.get("CPU", 1)))
-        share = (
-            floor(10_000 * min(1.0, there.get("GPU", 0.0) / self.slots)) / 10_000 if networks else 0.0
-        )  # Ray's precision
+        share = min(1.0, there.get("GPU", 0.0) / self.slots) if networks else 0.0
         # Ray counts GPUs to four decimals
         self._task: Any = ray.remote(answers).options(
-            num_returns="streaming", num_cpus=1, num_gpus=floor(10_000 * share) / 10_000, max_retries=0
+            num_returns="streaming",
+            num_cpus=1,
+            num_gpus=floor(10_000 * share) / 10_000,
+            max_retries=0,
+            _generator_backpressure_num_objects=AHEAD,
         )
         self._running: dict[int, Any] = {}
 

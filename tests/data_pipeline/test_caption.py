@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,6 +10,7 @@ import yaml
 
 from data_pipeline import tables
 from data_pipeline.caption import CAPTIONER, run
+from data_pipeline.caption.pictures import pictures_of
 from data_pipeline.caption.template import MAX_CHARACTERS, colour_name, describe, title
 from data_pipeline.caption.text import clean
 from data_pipeline.params import CaptionParams, DataParams
@@ -166,3 +168,25 @@ def test_whatever_the_thresholds_keep_is_within_what_is_captioned() -> None:
         section["curate"]["ranges"] = {**section["curate"]["ranges"], "game": {"overall": [0.6, 1.0]}, source: wide}
         with pytest.raises(ValueError, match=rf"{next(iter(wide))} .* of {source} is narrower than curate\.ranges"):
             DataParams.model_validate(section)
+
+
+def test_pictures_are_the_same_from_any_number_of_readers_and_in_order_from_one(
+    tmp_path: Path, make_video: Callable[..., Path]
+) -> None:
+    """Of three films; of one that is damaged only its own clips have a reason."""
+    uris = {name: str(make_video(tmp_path / f"{name}.mp4", seconds=3, seed=n)) for n, name in enumerate("abc")}
+    Path(uris["b"]).write_bytes(b"no film")
+    clips = [
+        {"clip_id": f"{name}{k}", "video_id": name, "start_pts": k * 12288, "end_pts": (k + 1) * 12288}
+        for name in "cab"
+        for k in range(2)
+    ]
+    one = list(pictures_of(clips, uris, 4, 64, tmp_path, readers=1))
+    two = list(pictures_of(clips, uris, 4, 64, tmp_path, readers=2))
+    assert [clip["clip_id"] for clip, _ in one] == ["a0", "a1", "b0", "b1", "c0", "c1"]
+    assert {clip["clip_id"]: found for clip, found in two} == {clip["clip_id"]: found for clip, found in one}
+    for clip, found in one:
+        if clip["video_id"] == "b":
+            assert isinstance(found, str) and found.startswith("NOT_A_VIDEO")
+        else:
+            assert len(found) == 4 and all(picture[:2] == b"\xff\xd8" for picture in found)
