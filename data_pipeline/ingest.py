@@ -18,25 +18,27 @@ believed in nothing: it decides only whether a file is looked into, and no link 
 
 from __future__ import annotations
 
-import base64
 import fnmatch
-import hashlib
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data_pipeline.films import at_hand, sandbox
+from data_pipeline.ids import content_id
+from data_pipeline.ids import short_id as short_id
 from data_pipeline.params import IngestParams, Name
-from data_pipeline.tables import Row
 from infra import engine
 from infra.storage import is_remote, list_files, local_copy
 from sana_video.video.probe import VideoInfo, probe
+
+if TYPE_CHECKING:
+    from data_pipeline.tables import Row
 
 INGEST_VERSION = 2
 
@@ -207,16 +209,6 @@ def printable(name: str) -> str:
     if all(c not in UNPRINTABLE and unicodedata.category(c) not in ("Cc", "Cs", "Zl", "Zp") for c in name):
         return name
     return name.encode("unicode_escape", "surrogatepass").decode("ascii")
-
-
-def content_id(path: Path) -> str:
-    """The first 26 characters of the base32 sha256 of a file's bytes, lower case: 130 bits."""
-    with open(path, "rb") as file:
-        return short_id(hashlib.file_digest(file, "sha256").digest())
-
-
-def short_id(digest: bytes) -> str:
-    return base64.b32encode(digest).decode().lower()[:26]
 
 
 def _check(info: VideoInfo, params: IngestParams) -> None:

@@ -1,8 +1,8 @@
 """score: every measure of every clip, from one decode a clip.
 
-The clips of a video go in chunks to the workers of the engine (`work`), each of which reads them forward in its
-sandbox, so that a clip that breaks the decoder is one row with its reason, and runs the networks, where params ask for
-any, on small pictures that the sandbox leaves (`clip`, `networks`). A measured value is kept under
+The clips of a video go in chunks to the workers of the engine (`data_pipeline/scoring.py`), each of which reads them
+forward in its sandbox, so that a clip that breaks the decoder is one row with its reason, and runs the networks, where
+params ask for any, on small pictures that the sandbox leaves (`clip`, `networks`). A measured value is kept under
 runs/measures/<measure>-v<version>-<settings>/<video_id>/, written as each chunk ends: a killed stage goes on where it
 stood, a raised version or a changed setting measures that one measure again, and new thresholds measure nothing. The
 decode is shared by whichever measures are missing.
@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from data_pipeline.params import LimitParams, ScoreParams, SplitParams
 from data_pipeline.score.networks import licence
 from data_pipeline.score.settings import COLUMNS, SIZE, Settings, settings_of
-from data_pipeline.score.work import CHUNK, CHUNK_WITH_PICTURES, Chunk, Values
+from data_pipeline.scoring import CHUNK, CHUNK_WITH_PICTURES, Chunk, Values
 from data_pipeline.tables import SCORES, Row
 from infra import engine
 from infra.storage import atomic_write, is_remote
@@ -34,7 +34,7 @@ from sana_video.video.measures import MEASURE_VERSIONS as MEASURE_VERSIONS
 T = TypeVar("T")
 Track = Callable[[Iterable[T], int, str], Iterable[T]]
 
-WORK = f"{__name__}.work:measure_chunks"  # what the engine calls in its workers
+WORK = "data_pipeline.scoring:measure_chunks"  # what the engine calls in its workers
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,8 @@ def _measure_missing(
     reasons: dict[str, str] = {}
     with engine.opened(min(params.workers, len(chunks)), networks=bool(settings.networks)) as here:
         threads = max(1, len(os.sched_getaffinity(0)) // here.slots)
-        common = {"settings": settings, "params": params, "root": root, "threads": threads}
+        networks = params if settings.networks else None
+        common = {"settings": settings.as_json(), "root": root, "networks": networks, "threads": threads}
         shards = engine.shards_of(chunks, sizes, here.slots)
         results = engine.results(here, WORK, shards, common, divide=Chunk.halves)
         for chunk, result in track(results, len(chunks), "score"):

@@ -20,7 +20,7 @@ import numpy as np
 from data_pipeline.score.clip import Values
 from data_pipeline.score.networks import Networks
 from data_pipeline.score.settings import COLUMNS, SIZE, Settings
-from data_pipeline.score.work import ask
+from data_pipeline.scoring import ask
 from sana_video.video.sandbox import Sandbox
 
 WINDOW_SECONDS = 10.0
@@ -135,7 +135,7 @@ def _measure(
     chosen = replace(settings, frames=window.frames)
     with tempfile.TemporaryDirectory() as scratch:
         spans = [("0", start, film.last + 1, window.frames)]
-        found = ask(sandbox, path, spans, settings.measures, chosen, Path(scratch))["0"]
+        found = ask(sandbox, path, spans, settings.measures, chosen.as_json(), Path(scratch))["0"]
         if "reason" in found:
             raise ValueError(found["reason"])
         pictures = {"0": networks.load(Path(scratch), "0", settings.measures)}

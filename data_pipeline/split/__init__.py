@@ -5,9 +5,9 @@ Each video is read once, small, in a sandbox (`film`); cuts, black frames and tr
 `frames` at `fps` on the clock of the stream (`spans`); what is left over at its end is dropped. A shot that holds no
 clip is a row with its reason. How often a frame of the next shot gets through is measured by `benchmarks/leaks.py`.
 
-Videos go to the workers of the engine (`work`), the longest first. The rows of a video are kept under
-runs/splits/v<version>-<settings>/, written as they come: a killed stage goes on where it stood, a film that is added
-to a batch is split alone, and a changed setting splits all again.
+Videos go to the workers of the engine (`data_pipeline/splitting.py`), the longest first. The rows of a video are kept
+under runs/splits/v<version>-<settings>/, written as they come: a killed stage goes on where it stood, a film that is
+added to a batch is split alone, and a changed setting splits all again.
 """
 
 from __future__ import annotations
@@ -17,22 +17,24 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from data_pipeline.params import LimitParams, SplitParams
 from data_pipeline.split.spans import clip_id as clip_id
 from data_pipeline.split.spans import clips_of as clips_of
 from data_pipeline.split.spans import failed
 from data_pipeline.split.spans import spans_in as spans_in
-from data_pipeline.tables import Row
 from infra import engine
 from infra.storage import atomic_text, digest
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from data_pipeline.tables import Row
+
 SPLIT_VERSION = 2
 
-WORK = f"{__name__}.work:find_clips"  # what the engine calls in its workers
+WORK = "data_pipeline.splitting:find_clips"  # what the engine calls in its workers
 
 T = TypeVar("T")
 Track = Callable[[Iterable[T], int, str], Iterable[T]]

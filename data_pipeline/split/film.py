@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.split.reading import Reading
 from sana_video.video.io import Film
 
 Pixels = NDArray[np.uint8]
@@ -26,25 +27,6 @@ Keep = Callable[[Pixels], None]
 
 BRIGHT_SHARE = 0.01  # of a black frame's pixels, which may be brighter than the level: stars, noise, a logo
 LOOKAHEAD = 2  # frames on each side that PySceneDetect's adaptive detector looks at
-
-
-@dataclass
-class Reading:
-    """A film frame by frame; `cuts` are indices of frames that begin a shot, rising.
-
-    `pts` and `end` (of the last frame) in units of `time_base`; `level` the mean luma 0-255; `change` the mean absolute
-    difference of luma against the frame before, 0 for the first; `outside`: black, or inside a transition; `black`
-    alone is where fades end.
-    """
-
-    time_base: str
-    pts: list[int]
-    end: int
-    cuts: list[int]
-    level: list[float]
-    change: list[float]
-    black: list[bool]
-    outside: list[bool]
 
 
 def read(

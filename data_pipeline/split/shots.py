@@ -7,11 +7,13 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+from data_pipeline.split.reading import Reading
 
-from data_pipeline.split.film import Reading
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 FADE_SECONDS = 0.2  # over which brightness is compared
 FADE_RATE = 10.0  # luma levels (0-255) a second: a picture that goes this fast towards black next to it is a fade

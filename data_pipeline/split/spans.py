@@ -6,12 +6,14 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from data_pipeline.ingest import short_id
-from data_pipeline.params import SplitParams
+from data_pipeline.ids import short_id
 from data_pipeline.split.shots import Shot
-from data_pipeline.tables import Row
+
+if TYPE_CHECKING:
+    from data_pipeline.params import SplitParams
+    from data_pipeline.tables import Row
 
 
 def clips_of(video: Row, shots: Iterable[Shot], time_base: Fraction, params: SplitParams) -> Iterator[Row]:

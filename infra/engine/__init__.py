@@ -29,7 +29,6 @@ from infra.engine.run import Lost as Lost
 from infra.engine.run import Patience as Patience
 from infra.engine.run import results as results
 from infra.engine.worker import MEMORY
-from infra.settings import machine
 
 Item = TypeVar("Item")
 
@@ -43,7 +42,7 @@ def opened(workers: int, *, networks: bool = False, memory: int = MEMORY) -> Ite
     not installed, ConnectionError where it does not answer.
     """
     memory *= 2 if networks else 1
-    address = machine().ray_address
+    address = _address()
     engine: Engine
     if address:
         found, told = describe()
@@ -62,7 +61,7 @@ def opened(workers: int, *, networks: bool = False, memory: int = MEMORY) -> Ite
 
 def describe() -> tuple[bool, str]:
     """Whether the engine that would be used can be, and which it is; `doctor` tells it."""
-    address = machine().ray_address
+    address = _address()
     if not address:
         return True, f"processes of this machine ({len(os.sched_getaffinity(0))} cores); RAY_ADDRESS chooses Ray"
     if address.startswith("ray://"):
@@ -70,6 +69,12 @@ def describe() -> tuple[bool, str]:
     if find_spec("ray") is None:
         return False, f"RAY_ADDRESS is {address}, and Ray is not installed: pip install 'sana-video-mlops[ray]'"
     return True, f"Ray at {address}"
+
+
+def _address() -> str | None:
+    from infra.settings import machine  # not above: every worker imports this package, and should start at once
+
+    return machine().ray_address
 
 
 def shards_of(

@@ -90,6 +90,14 @@ def test_a_cluster_and_any_number_of_workers_give_the_same_bytes(
         assert batch.elsewhere(tmp_path / "ray").bytes() == expected
 
 
+@pytest.mark.parametrize("work", [score.WORK, split.WORK])
+def test_a_worker_starts_light(work: str) -> None:
+    """What reads films is loaded by its sandbox: a worker that did so too would cost each stage a second a core."""
+    heavy = "{'av', 'cv2', 'numpy', 'pyarrow', 'torch'}"
+    program = f"import sys, infra.engine.worker, {work.split(':')[0]}; print({heavy} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "set()\n"
+
+
 def workers() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "infra.engine" in " ".join(child.cmdline())]
 

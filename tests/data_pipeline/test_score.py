@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from data_pipeline import ingest, score, split, tables
+from data_pipeline import ingest, score, scoring, split, tables
 from data_pipeline.params import DoverParams, IngestParams, LimitParams, ScoreParams, SplitParams
-from data_pipeline.score import networks, work
+from data_pipeline.score import networks
 from data_pipeline.score.clip import measure_clips
 from infra.storage import sha256_file
 from sana_video.video import io, measures
@@ -50,7 +50,7 @@ class Batch:
         settings = score.settings_of(ALL, SPLIT, params, self.root)
         uris = {row["video_id"]: row["uri"] for row in self.videos.to_pylist()}
         chunks = score.plan(self.clips.to_pylist(), uris, {name: {} for name in settings.measures}, 4)
-        answers = work.measure_chunks(chunks, settings, params, self.root, threads=1)
+        answers = scoring.measure_chunks(chunks, settings.as_json(), self.root, params, threads=1)
         return {clip: values for answer in answers for clip, values in answer.items()}
 
     def scores(self, versions: dict[str, int] | None = None, cut: SplitParams = SPLIT, **changes: Any) -> pa.Table:
@@ -322,7 +322,7 @@ def test_pictures_that_are_not_what_was_asked_for_cost_their_clip(
     batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A decoder that was taken over may write anything: it is refused, and nothing of it is run."""
-    real, spoilt = work._decode, []
+    real, spoilt = scoring._decode, []
 
     def spoiling(path: Path, clips: Any, measures: Any, settings: Any, folder: Path) -> Any:
         values = real(path, clips, measures, settings, folder)
@@ -331,7 +331,7 @@ def test_pictures_that_are_not_what_was_asked_for_cost_their_clip(
             np.save(folder / f"{spoilt[0]}-technical.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
         return values
 
-    monkeypatch.setattr(work, "_decode", spoiling)
+    monkeypatch.setattr(scoring, "_decode", spoiling)
     found = batch.measured_here(aesthetic="dover", dover=dover_params(batch.root))
     reasons = {clip: values["reason"] for clip, values in found.items() if "reason" in values}
     assert list(reasons) == spoilt and reasons[spoilt[0]].startswith("DECODER_CRASHED: no technical pictures")

@@ -76,7 +76,7 @@ def die_once(marker: str) -> str:
 
 def deadly_measure(chunks: Sequence[Any], **common: Any) -> Iterator[Any]:
     """The work of the score stage, in a worker that dies at the last clip of the film 1.mp4."""
-    from data_pipeline.score.work import measure_chunks
+    from data_pipeline.scoring import measure_chunks
 
     for chunk in chunks:
         if chunk.uri.endswith("1.mp4") and any(row["shot"] == 1 for row in chunk.clips):

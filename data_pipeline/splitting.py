@@ -1,4 +1,7 @@
-"""What a worker does with videos: reads each once, small, in its sandbox, and lays clips into the shots it finds."""
+"""What a worker does with videos: reads each once, small, in its sandbox, and lays clips into the shots it finds.
+
+Nothing heavy is imported before it is used: a worker starts at once, and its sandbox with what reads films beside it.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from data_pipeline.films import at_hand, sandbox
-from data_pipeline.params import LimitParams, SplitParams
-from data_pipeline.split.film import Reading
+from data_pipeline.split.reading import Reading
 from data_pipeline.split.shots import mark_transitions, shots_of
 from data_pipeline.split.spans import clips_of, failed
-from data_pipeline.tables import Row
 
 if TYPE_CHECKING:
+    from data_pipeline.params import LimitParams, SplitParams
+    from data_pipeline.tables import Row
     from sana_video.video.transnet import TransNetV2
 
 DETECTION_SIDE = 144  # PySceneDetect's own choice is 256 pixels of width: 144 lines of a 16:9 picture
@@ -86,6 +87,8 @@ class _Network:
 
     def mark(self, reading: Reading, frames: Path, threshold: float) -> None:
         """Put the transitions into `reading` whose frames lie in a file. ValueError if they are not all there."""
+        import numpy as np
+
         shape = (len(reading.pts), *self.size, 3)
         if frames.stat().st_size != np.prod(shape):
             raise ValueError(f"DECODER_CRASHED: {frames.stat().st_size} bytes are not {shape[0]} frames")

@@ -1,6 +1,7 @@
 """What a worker does with clips: one decode each in its sandbox, and the networks on the pictures that it leaves there.
 
-Pictures never leave the machine that decoded them: only the columns of the table go back.
+Pictures never leave the machine that decoded them: only the columns of the table go back. Nothing heavy is imported
+before it is used: a worker starts at once, and its sandbox with what measures beside it.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_pipeline.films import at_hand, sandbox
-from data_pipeline.params import ScoreParams
-from data_pipeline.score.networks import Networks, loaded
-from data_pipeline.score.settings import Settings
-from data_pipeline.tables import Row
-from sana_video.video.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from data_pipeline.params import ScoreParams
+    from data_pipeline.score.networks import Networks
+    from data_pipeline.tables import Row
+    from sana_video.video.sandbox import Sandbox
 
 CHUNK = 16  # clips read by one call
 CHUNK_WITH_PICTURES = 4  # where pictures are left for networks: up to 35 MB a clip
@@ -42,21 +44,31 @@ class Chunk:
 
 
 def measure_chunks(
-    chunks: Sequence[Chunk], settings: Settings, params: ScoreParams, root: Path, threads: int
+    chunks: Sequence[Chunk], settings: Values, root: Path, networks: ScoreParams | None, threads: int
 ) -> Iterator[dict[str, Values]]:
-    """For each chunk {clip_id: the columns of its measures, or {"reason": …}}. `threads`: of a network on the CPU."""
-    networks = loaded(settings, params, root, threads) if settings.networks else None
-    at_once = CHUNK_WITH_PICTURES if networks else CHUNK
+    """For each chunk {clip_id: the columns of its measures, or {"reason": …}}. `settings`: `Settings.as_json`.
+
+    `networks`: what params say of them, where any is asked for; one that runs on the CPU has so many `threads`.
+    """
+    running = _networks(settings, networks, root, threads) if networks else None
+    at_once = CHUNK_WITH_PICTURES if running else CHUNK
     for chunk in chunks:
         found: dict[str, Values] = {}
         with at_hand(chunk.uri, root) as path:
             for at in range(0, len(chunk.clips), at_once):
-                found |= _measure(path, chunk.clips[at : at + at_once], chunk.measures, settings, networks)
+                found |= _measure(path, chunk.clips[at : at + at_once], chunk.measures, settings, running)
         yield found
 
 
+def _networks(settings: Values, params: ScoreParams, root: Path, threads: int) -> Networks:
+    from data_pipeline.score.networks import loaded
+    from data_pipeline.score.settings import Settings
+
+    return loaded(Settings(**settings), params, root, threads)
+
+
 def _measure(
-    path: Path, clips: Sequence[Row], measures: Sequence[str], settings: Settings, networks: Networks | None
+    path: Path, clips: Sequence[Row], measures: Sequence[str], settings: Values, networks: Networks | None
 ) -> dict[str, Values]:
     with tempfile.TemporaryDirectory(prefix="score-") as folder:
         values = _decode(path, clips, measures, settings, Path(folder))
@@ -64,7 +76,7 @@ def _measure(
 
 
 def _decode(
-    path: Path, clips: Sequence[Row], measures: Sequence[str], settings: Settings, folder: Path
+    path: Path, clips: Sequence[Row], measures: Sequence[str], settings: Values, folder: Path
 ) -> dict[str, Values]:
     """Measure clips in one read; if that read dies, each of them alone, to find the one that kills it."""
     spans = [(row["clip_id"], row["start_pts"], row["end_pts"], row["frames"]) for row in clips]
@@ -74,7 +86,7 @@ def _decode(
         return {span[0]: _decode_alone(path, span, measures, settings, folder) for span in spans}
 
 
-def _decode_alone(path: Path, span: Span, measures: Sequence[str], settings: Settings, folder: Path) -> Values:
+def _decode_alone(path: Path, span: Span, measures: Sequence[str], settings: Values, folder: Path) -> Values:
     try:
         return ask(sandbox(), path, [span], measures, settings, folder)[span[0]]
     except ValueError as error:
@@ -82,7 +94,7 @@ def _decode_alone(path: Path, span: Span, measures: Sequence[str], settings: Set
 
 
 def ask(
-    sandbox: Sandbox, path: Path, spans: Sequence[Span], measures: Sequence[str], settings: Settings, folder: Path
+    sandbox: Sandbox, path: Path, spans: Sequence[Span], measures: Sequence[str], settings: Values, folder: Path
 ) -> dict[str, Values]:
     """`measure_clips` in a sandbox. ValueError where the file cannot be opened or the child did not survive it."""
     result: dict[str, Values] = sandbox.call(
@@ -91,7 +103,7 @@ def ask(
         path=str(path),
         spans=[list(span) for span in spans],
         measures=list(measures),
-        settings=settings.as_json(),
+        settings=settings,
         folder=str(folder),
     )
     return result
