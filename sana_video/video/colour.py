@@ -57,6 +57,16 @@ def matrix_and_range(frame: av.VideoFrame) -> tuple[int, int]:
     return SWS_MATRIX.get(tag, guess), ColorRange.JPEG if full else ColorRange.MPEG
 
 
+def rgb_weights(matrix: int, span: int) -> Light:
+    """(3, 4): 8-bit R', G', B' 0-255 as weights of 8-bit Y', Cb, Cr and 1, for a matrix and range of the above."""
+    kr, kb = _LUMA[matrix]
+    kg = 1 - kr - kb
+    of_chroma = [(0, 2 * (1 - kr)), (-2 * kb * (1 - kb) / kg, -2 * kr * (1 - kr) / kg), (2 * (1 - kb), 0)]
+    light, chroma, black = (1.0, 1.0, 0.0) if span == ColorRange.JPEG else (255 / 219, 255 / 224, 16.0)
+    rows = [(light, chroma * cb, chroma * cr, -light * black - 128 * chroma * (cb + cr)) for cb, cr in of_chroma]
+    return np.array(rows, np.float32)
+
+
 def is_hdr(frame: av.VideoFrame) -> bool:
     return int(frame.color_trc) in (PQ, HLG)
 
@@ -67,13 +77,13 @@ def needs_light(frame: av.VideoFrame) -> bool:
 
 
 def to_sdr(
-    frame: av.VideoFrame, width: int, height: int, interpolation: int, scaler: VideoReformatter
+    frame: av.VideoFrame, width: int, height: int, interpolation: int, scaler: VideoReformatter, threads: int
 ) -> tuple[Pixels, Pixels]:
     """Scale a frame for which `needs_light` and bring it to BT.709: rgb uint8 (H, W, 3), luma uint8 (H, W) 16-235."""
     matrix, span = matrix_and_range(frame)
     small = scaler.reformat(
         frame, width, height, "yuv444p16le", src_colorspace=matrix, dst_colorspace=matrix,
-        src_color_range=span, dst_color_range=span, interpolation=interpolation,
+        src_color_range=span, dst_color_range=span, interpolation=interpolation, threads=threads,
     )  # fmt: skip
     planes = [np.frombuffer(memoryview(p), "<u2").reshape(height, -1)[:, :width] for p in small.planes]
     signal = _rgb_signal(np.stack(planes, axis=-1).astype(np.float32), matrix, span == ColorRange.JPEG)

@@ -53,13 +53,14 @@ class Deinterlacer:
 
     def __init__(self, stream: VideoStream) -> None:
         self._stream = stream
-        self.met = stated_order(stream) is not None
+        self._stated = stated_order(stream) is not None
+        self.met = self._stated
 
     def __call__(self, frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
         """`frames` with those that are interlaced rebuilt. Raises what the decoder raises."""
         before: av.VideoFrame | None = None
         for frame in frames:
-            if is_interlaced(frame, self._stream):
+            if frame.interlaced_frame or self._stated:
                 self.met = True
                 yield from self._filtered(before, frame, frames)
                 return

@@ -2,15 +2,14 @@
 
 Time is PTS in the stream's time base throughout: frame k of a clip is the source frame whose PTS is nearest to
 `start + k/fps` (of two, the earlier) and not of what follows the clip, so variable frame rates, odd time bases and
-late first frames need no special case. Interlaced frames are rebuilt (`fields`). A frame is scaled once, in YCbCr,
-then turned to RGB by the matrix and range that it is tagged with (untagged: BT.709 from 720 lines up, BT.601 below,
-limited range), or to BT.709 through linear light where it is HDR or wide (`colour`), then turned and mirrored as its
-display matrix says (`orientation`). Square pixels come out.
+late first frames need no special case. Interlaced frames are rebuilt (`fields`). What a frame looks like is the
+business of `painter`: scaled, in the colours it means, upright, with square pixels.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,13 +18,11 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
-from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from sana_video.video.colour import matrix_and_range, needs_light, to_sdr
 from sana_video.video.fields import Deinterlacer
-from sana_video.video.orientation import Orientation, orientation
+from sana_video.video.painter import Painter, Picture
 from sana_video.video.probe import open_video, sample_aspect
 from sana_video.video.probe import probe as probe
 
@@ -33,27 +30,13 @@ Pixels = NDArray[np.uint8]
 
 SEEK_OVER = Fraction(4)  # seconds: a gap longer than this is jumped, a shorter one is decoded through
 
-SCALE = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
 BEFORE = Fraction(1, 2)  # seconds: an interlaced frame is rebuilt from the one before, so decoding starts earlier
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One frame as shown: `rgb` uint8 (H, W, 3) 0-255, `luma` uint8 (H, W) the Y plane as coded (16-235 if limited).
-
-    Of an HDR or wide picture it is the limited-range BT.709 luma of `rgb`.
-    """
-
-    pts: int
-    rgb: Pixels
-    luma: Pixels
 
 
 class Film:
     """An open video, read forward: `at` for pictures by time, `frames` for all of them; a context manager.
 
-    `short_side` scales so that the shorter displayed side has that many pixels (never up); `size` (H, W) scales to
-    cover and crops about the centre. Neither: the displayed size. `threads` is the decoder's.
+    `short_side` and `size` are those of its pictures, as in `Painter`; `threads` is the decoder's and the scaler's.
     """
 
     def __init__(
@@ -66,13 +49,12 @@ class Film:
         self.time_base: Fraction = self.stream.time_base
         self.stream.codec_context.thread_count = threads
         self.stream.thread_type = "AUTO"
-        self._short_side, self._size = short_side, size
-        self._aspect = sample_aspect(self.stream)
+        self._threads = threads
+        self._painter = self.painter(short_side, size)
         self._deinterlacer = Deinterlacer(self.stream)
         self._coded: tuple[int, int] | None = None
         self._seeks = self.container.format.name != "mpeg"  # FFmpeg gives other PTS after a seek in a program stream
-        self._reach = SEEK_OVER if self._seeks else Fraction(10**9)
-        self._scaler, self._painter = VideoReformatter(), VideoReformatter()
+        self._reach = SEEK_OVER / self.time_base if self._seeks else math.inf
         self._source: Iterator[av.VideoFrame] = iter(())
         self._now: av.VideoFrame | None = None
         self._next: av.VideoFrame | None = None
@@ -83,27 +65,32 @@ class Film:
     def __exit__(self, *_: object) -> None:
         self.container.close()
 
+    def painter(self, short_side: int | None = None, size: tuple[int, int] | None = None) -> Painter:
+        """A painter of this film's frames at another size than its own."""
+        return Painter(sample_aspect(self.stream), short_side=short_side, size=size, threads=self._threads)
+
     def at(self, time: Fraction, before: Fraction | None = None) -> Picture:
-        """The picture whose PTS is nearest to `time` and below `before`; fastest for rising times. Seconds by the
+        """The picture of `frame_at`."""
+        return self.picture(self.frame_at(time, before))
+
+    def frame_at(self, time: Fraction, before: Fraction | None = None) -> av.VideoFrame:
+        """The frame whose PTS is nearest to `time` and below `before`; fastest for rising times. Seconds by the
         stream's own clock.
 
         Raises ValueError TOO_FEW_FRAMES before the first and after the end of the last frame, DECODE_FAILED.
         """
-        if self._now is None or not 0 <= time - self._time(self._now) <= self._reach:
+        tick = time / self.time_base
+        last = math.floor(tick)  # whole, as PTS are: comparing fractions would cost more than the loop
+        if self._now is None or not 0 <= last - self.pts(self._now) <= self._reach:
             self._seek(time)
-        while self._next is not None and self._time(self._next) <= time:
+        while self._next is not None and self.pts(self._next) <= last:
             self._now, self._next = self._next, self._decode()
         assert self._now is not None
         if self._next is None and time >= self._time(self._now) + self._shown(self._now):
             raise ValueError(f"TOO_FEW_FRAMES: the video ends before {float(time):.3f} s")
-        return self.picture(self._nearest(self._now, self._next, time, before))
-
-    def _nearest(
-        self, now: av.VideoFrame, following: av.VideoFrame | None, time: Fraction, before: Fraction | None
-    ) -> av.VideoFrame:
-        if following is None or (before is not None and self._time(following) >= before):
-            return now
-        return following if self._time(following) - time < time - self._time(now) else now
+        if self._next is None or (before is not None and self.pts(self._next) * self.time_base >= before):
+            return self._now
+        return self._next if self.pts(self._now) + self.pts(self._next) < 2 * tick else self._now
 
     def frames(self) -> Iterator[av.VideoFrame]:
         """Every frame from the beginning, in display order, undamaged and with a PTS. ValueError DECODE_FAILED."""
@@ -112,51 +99,12 @@ class Film:
             yield frame
 
     def picture(self, frame: av.VideoFrame) -> Picture:
-        """Scale, colour-convert, crop and rotate one decoded frame. ValueError UNSUPPORTED for odd colours or turns."""
-        way = orientation(frame)
-        height, width = self._scaled_size(frame, way)
-        if needs_light(frame):
-            rgb, luma = to_sdr(frame, width, height, SCALE, self._scaler)
-        else:
-            rgb, luma = self._to_rgb(frame, width, height)
-        return Picture(self.pts(frame), self._upright(rgb, way), self._upright(luma, way))
-
-    def _to_rgb(self, frame: av.VideoFrame, width: int, height: int) -> tuple[Pixels, Pixels]:
-        """(rgb, luma) of a frame of standard range and primaries."""
-        matrix, span = matrix_and_range(frame)
-        small = self._scaler.reformat(
-            frame, width, height, "yuv444p", src_colorspace=matrix, dst_colorspace=matrix,
-            src_color_range=span, dst_color_range=span, interpolation=SCALE,
-        )  # fmt: skip
-        rgb = self._painter.reformat(
-            small, format="rgb24", src_colorspace=matrix, dst_colorspace=Colorspace.DEFAULT,
-            src_color_range=span, dst_color_range=ColorRange.JPEG, interpolation=SCALE,
-        ).to_ndarray()  # fmt: skip
-        luma = np.frombuffer(memoryview(small.planes[0]), np.uint8).reshape(height, -1)[:, :width]
-        return rgb.astype(np.uint8, copy=False), luma
+        """One decoded frame as it is shown. ValueError UNSUPPORTED for odd colours or turns."""
+        return self._painter.picture(frame)
 
     def end(self, frame: av.VideoFrame) -> int:
         """PTS at which a frame leaves the screen, as the file states it (else one average frame later)."""
         return self.pts(frame) + max(1, round(self._shown(frame) / self.time_base))
-
-    def _scaled_size(self, frame: av.VideoFrame, way: Orientation) -> tuple[int, int]:
-        """(height, width) before rotation: square pixels, and large enough for what is asked."""
-        height, width = Fraction(frame.height), Fraction(frame.width) * self._aspect
-        if self._size is not None:
-            want_h, want_w = self._size[::-1] if way.transposed else self._size
-            scale = max(want_h / height, want_w / width)
-            return max(want_h, round(height * scale)), max(want_w, round(width * scale))
-        if self._short_side is None or self._short_side >= min(height, width):
-            return int(height), round(width)
-        scale = self._short_side / min(height, width)
-        return max(self._short_side, 2 * round(height * scale / 2)), max(self._short_side, 2 * round(width * scale / 2))
-
-    def _upright(self, picture: Pixels, way: Orientation) -> Pixels:
-        picture = way.apply(picture)
-        if self._size is not None:
-            top, left = ((have - want) // 2 for have, want in zip(picture.shape, self._size, strict=False))
-            picture = picture[top : top + self._size[0], left : left + self._size[1]]
-        return np.ascontiguousarray(picture)
 
     def _seek(self, time: Fraction) -> None:
         """Stand on a frame at or before `time`, decoded as it is when the film is read from its beginning."""
@@ -244,8 +192,8 @@ class Clip:
     luma: Pixels
 
 
-def decode_clip(film: Film, start_pts: int, end_pts: int, fps: int, frames: int) -> Clip:
-    """The clip [start_pts, end_pts) of an open film, `frames` pictures at `fps`, none from `end_pts` on.
+def clip_frames(film: Film, start_pts: int, end_pts: int, fps: int, frames: int) -> Iterator[av.VideoFrame]:
+    """The frames of the clip [start_pts, end_pts) of an open film, `frames` of them at `fps`, none from `end_pts` on.
 
     Raises ValueError TOO_FEW_FRAMES if the span or the film ends before the last of them: nothing is padded.
     """
@@ -253,7 +201,12 @@ def decode_clip(film: Film, start_pts: int, end_pts: int, fps: int, frames: int)
     times = [start + Fraction(k, fps) for k in range(frames)]
     if times[-1] >= end:
         raise ValueError(f"TOO_FEW_FRAMES: {float(end - start):.3f} s hold fewer than {frames} frames at {fps} fps")
-    pictures = [film.at(time, before=end) for time in times]
+    return (film.frame_at(time, before=end) for time in times)
+
+
+def decode_clip(film: Film, start_pts: int, end_pts: int, fps: int, frames: int) -> Clip:
+    """The pictures of `clip_frames`, with its errors."""
+    pictures = [film.picture(frame) for frame in clip_frames(film, start_pts, end_pts, fps, frames)]
     return Clip(np.stack([p.rgb for p in pictures]), np.stack([p.luma for p in pictures]))
 
 

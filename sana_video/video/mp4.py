@@ -18,7 +18,7 @@ from av.container import OutputContainer
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
-from sana_video.video.io import SCALE, Pixels
+from sana_video.video.painter import SCALE, Pixels
 from sana_video.video.probe import open_video
 
 THREADS = 8  # of x264, whatever the machine has: the bytes depend on their number, not on their order
