@@ -26,8 +26,8 @@ MEASURES = {
     "text_area": "Share of the picture under text, 0-1.",
     "nsfw": "Probability of nudity, 0-1.",
     "cuts_inside": "Cuts found inside the clip.",
-    "height": "Height that the measures were taken at, pixels.",
-    "width": "Width that the measures were taken at, pixels.",
+    "height": "Height of the luma that the measures of every frame look at, pixels.",
+    "width": "Width of the luma that the measures of every frame look at, pixels.",
 }
 ESTIMATORS = {
     **dict.fromkeys(("flow_motion", "camera_motion", "camera_jitter", "object_motion"), "flow_estimator"),

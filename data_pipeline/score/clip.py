@@ -11,31 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.score.seen import Onlooker, Seen
 from data_pipeline.score.settings import SIZE, Settings
 from sana_video.video import io
 from sana_video.video import measures as m
 from sana_video.video.flow import camera
-from sana_video.video.measures import dover, extras
 
 Values = dict[str, Any]
-Pixels = NDArray[np.uint8]
 Span = Sequence[Any]  # clip_id, start_pts, end_pts, frames
-
-
-class Watched(io.Film):
-    """A film that shows each frame it is about to convert, still at its own size, to `watch`."""
-
-    watch: Callable[[av.VideoFrame], None] | None = None
-
-    def picture(self, frame: av.VideoFrame) -> io.Picture:
-        if self.watch is not None:
-            self.watch(frame)
-        return super().picture(frame)
 
 
 def measure_clips(
@@ -50,14 +37,14 @@ def measure_clips(
     chosen, result = Settings(**settings), {}
     networks = [name for name in measures if name in chosen.networks]
     own = [name for name in measures if name not in networks]
-    film, painter = Watched(Path(path), short_side=chosen.short_side), io.Film(Path(path))
-    with film, painter:
+    with io.Film(Path(path)) as film:
+        look = Onlooker(film, own, networks, chosen)
         for clip_id, start, end, frames in spans:
-            views = dover.Views(frames, chosen.dover["seed"]) if "aesthetic" in networks and chosen.dover else None
-            film.watch = _watcher(painter, views) if views else None
             try:
-                clip = io.decode_clip(film, start, end, chosen.fps, frames)
-                values, kinds = measure(clip, own, chosen), _for_networks(clip.rgb, networks, views, chosen)
+                seen, kinds = look(start, end, frames)
+                values = measure(seen, own, chosen)
+                if "flow_motion" in networks:
+                    _paired(seen, chosen)
             except ValueError as error:
                 result[clip_id] = {"reason": str(error)}
             else:
@@ -67,52 +54,26 @@ def measure_clips(
     return result
 
 
-def _watcher(painter: io.Film, views: dover.Views) -> Callable[[av.VideoFrame], None]:
-    """Gives each frame of a clip, one after another, to DOVER's views, converted at its own size where it is wanted."""
-    seen = 0
-
-    def watch(frame: av.VideoFrame) -> None:
-        nonlocal seen
-        if views.wants(seen):
-            views.add(seen, painter.picture(frame).rgb)
-        seen += 1
-
-    return watch
-
-
-def _for_networks(
-    pictures: Pixels, networks: Sequence[str], views: dover.Views | None, settings: Settings
-) -> dict[str, Pixels]:
-    """The pictures that the named networks need, by kind."""
-    found: dict[str, Pixels] = {}
-    if "flow_motion" in networks:
-        found["samples"] = _paired(_samples(pictures, settings), len(pictures), settings)
-    if "text_area" in networks or "nsfw" in networks:
-        found["few"] = pictures[extras.few_indices(len(pictures))]
-    if views is not None:
-        found |= {"technical": views.technical, "aesthetic": views.aesthetic}
-    return found
-
-
 def stored(folder: Path, clip_id: str, kind: str) -> Path:
-    """Where the pictures of one kind lie: `samples` of the flow, `few` for text and nudity, DOVER's two views."""
+    """Where the pictures of one kind lie: those of `Onlooker`."""
     return folder / f"{clip_id}-{kind}.npy"
 
 
-def measure(clip: io.Clip, measures: Sequence[str], settings: Settings) -> Values:
-    """The columns of the named measures, none of them a network's, and the clip's height and width."""
-    values: Values = dict(zip(SIZE, clip.rgb.shape[1:3], strict=True))
-    samples = _samples(clip.rgb, settings)
+def measure(seen: Seen, measures: Sequence[str], settings: Settings) -> Values:
+    """The columns of the named measures, none of them a network's, and height and width of the luma looked at."""
+    values: Values = dict(zip(SIZE, seen.luma.shape[1:], strict=True))
     for name in measures:
-        values |= _MEASURES[name](clip, samples, settings)
+        values |= _MEASURES[name](seen, settings)
     return values
 
 
 def flow_columns(flows: Sequence[NDArray[np.float32]], frames: int, settings: Settings, estimator: str) -> Values:
-    """The columns of `flow_motion`, of the fields (2, 320, 576) between the samples of a clip of `frames`."""
+    """The columns of `flow_motion`, of the fields (2, h, w) between the samples of a clip of `frames`: in pixels of a
+    320x576 picture, of which they may hold every second pixel."""
     indices = m.sample_indices(frames, settings.fps, settings.sample_seconds)
     pairs = [m.flow_pair(flow) for flow in flows]
-    split = camera.split_motion(list(flows), [(b - a) / settings.fps for a, b in itertools.pairwise(indices)])
+    seconds = [(b - a) / settings.fps for a, b in itertools.pairwise(indices)]
+    split = camera.split_motion(list(flows), seconds, m.FLOW_SIZE[0] // flows[0].shape[1])
     return {
         "flow_motion": sum(pair.l2 for pair in pairs) / len(pairs),
         "flow_pairs": [pair.l2 for pair in pairs],
@@ -125,25 +86,32 @@ def flow_columns(flows: Sequence[NDArray[np.float32]], frames: int, settings: Se
     }
 
 
-def _samples(pictures: Pixels, settings: Settings) -> Pixels:
-    return pictures[m.sample_indices(len(pictures), settings.fps, settings.sample_seconds)]
-
-
-def _paired(samples: Pixels, frames: int, settings: Settings) -> Pixels:
-    """The samples, where there are two between which there is flow; else ValueError."""
-    if len(samples) < 2:
-        every = settings.sample_seconds
+def _paired(seen: Seen, settings: Settings) -> None:
+    """ValueError unless there are two samples, between which there is flow."""
+    if len(seen.indices) < 2:
+        frames, every = len(seen.luma), settings.sample_seconds
         raise ValueError(f"TOO_SHORT: {frames} frames at {settings.fps:g} fps hold no pair {every:g} s apart")
-    return samples
 
 
-def _flow(clip: io.Clip, samples: Pixels, settings: Settings) -> Values:
-    flows = m.flows_between(_paired(samples, len(clip.rgb), settings))
-    return flow_columns(flows, len(clip.rgb), settings, m.FLOW_ESTIMATOR)
+def _flow(seen: Seen, settings: Settings) -> Values:
+    _paired(seen, settings)
+    flows = m.flows_between(seen.samples(seen.luma))
+    return flow_columns(flows, len(seen.luma), settings, m.FLOW_ESTIMATOR)
 
 
-def _classical(clip: io.Clip, samples: Pixels, settings: Settings) -> Values:
-    art, craft = m.aesthetic(samples), m.technical(samples)
+def _colours(seen: Seen, _: Settings) -> Values:
+    hsv = seen.samples(seen.hsv)
+    colour = m.mean_colour(seen.samples(seen.rgb))
+    return {"saturation": m.saturation(hsv), "brightness": m.brightness(hsv), "colour": colour}
+
+
+def _lit(seen: Seen, _: Settings) -> Values:
+    return {"saturation_lit": m.saturation_lit(seen.samples(seen.hsv), seen.box.halved if seen.box else None)}
+
+
+def _classical(seen: Seen, _: Settings) -> Values:
+    assert seen.grey is not None  # `Onlooker` sees to it
+    art, craft = m.aesthetic(seen.samples(seen.rgb)), m.technical(seen.grey)
     return {
         "aesthetic": art,
         "technical": craft,
@@ -152,22 +120,22 @@ def _classical(clip: io.Clip, samples: Pixels, settings: Settings) -> Values:
     }
 
 
-_MEASURES: dict[str, Callable[[io.Clip, Pixels, Settings], Values]] = {
+def _embedding(seen: Seen, _: Settings) -> Values:
+    return {"embedding": m.embedding(seen.samples(seen.rgb)), "embedder": m.EMBEDDER}
+
+
+_MEASURES: dict[str, Callable[[Seen, Settings], Values]] = {
     "flow_motion": _flow,
-    "vmaf_motion": lambda clip, _, __: {"vmaf_motion": m.vmaf_motion(clip.luma)},
-    "saturation": lambda _, samples, __: {
-        "saturation": m.saturation(samples),
-        "brightness": m.brightness(samples),
-        "colour": m.mean_colour(samples),
-    },
-    "saturation_lit": lambda clip, samples, _: {"saturation_lit": m.saturation_lit(samples, m.picture_box(clip.luma))},
+    "vmaf_motion": lambda seen, _: {"vmaf_motion": m.vmaf_motion(seen.luma)},
+    "saturation": _colours,
+    "saturation_lit": _lit,
     "aesthetic": _classical,
-    "borders": lambda clip, _, __: {"borders": m.borders(clip.luma)},
-    "watermark": lambda clip, _, __: {"watermark": m.watermark(clip.luma)},
-    "stillness": lambda clip, _, __: {"stillness": m.stillness(clip.luma)},
-    "flicker": lambda clip, _, __: {"flicker": m.flicker(clip.luma)},
-    "duplicate_frames": lambda clip, _, __: {"duplicate_frames": m.duplicate_frames(clip.luma)},
-    "cuts_inside": lambda clip, _, settings: {"cuts_inside": m.cuts_inside(clip.rgb, settings.cut_threshold)},
-    "phash": lambda _, samples, __: {"phash": [m.phash(picture) for picture in samples]},
-    "embedding": lambda _, samples, __: {"embedding": m.embedding(samples), "embedder": m.EMBEDDER},
+    "borders": lambda seen, _: {"borders": m.borders(seen.luma, seen.box)},
+    "watermark": lambda seen, _: {"watermark": m.watermark(seen.luma, seen.box)},
+    "stillness": lambda seen, _: {"stillness": m.stillness(seen.luma)},
+    "flicker": lambda seen, _: {"flicker": m.flicker(seen.luma)},
+    "duplicate_frames": lambda seen, _: {"duplicate_frames": m.duplicate_frames(seen.luma)},
+    "cuts_inside": lambda seen, settings: {"cuts_inside": m.cuts_inside(seen.hsv, settings.cut_threshold)},
+    "phash": lambda seen, _: {"phash": [m.phash(picture) for picture in seen.samples(seen.rgb)]},
+    "embedding": _embedding,
 }

@@ -35,7 +35,7 @@ COLUMNS = {
 }  # fmt: skip
 SIZE = ("height", "width")
 
-_ALWAYS = ("fps", "frames", "short_side")
+_ALWAYS = ("fps", "frames")
 _READS = {
     "flow_motion": ("sample_seconds", "flow", "flow_digest"),
     "saturation": ("sample_seconds",),
@@ -51,7 +51,10 @@ _READS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What the numbers depend on besides the clip's own pixels. `frames` 0: each span says how many it has."""
+    """What the numbers depend on besides the clip's own pixels. `frames` 0: each span says how many it has.
+
+    `short_side` is of the pictures that networks look at; all else has sizes of its own (`seen`).
+    """
 
     fps: int
     frames: int
@@ -67,7 +70,8 @@ class Settings:
 
     def digest(self, measure: str) -> str:
         """Of all that this one measure reads, and of the columns it fills."""
-        read = {name: getattr(self, name) for name in (*_ALWAYS, *_READS.get(measure, ()))}
+        names = (*_ALWAYS, *_READS.get(measure, ()), *(("short_side",) if measure in self.networks else ()))
+        read = {name: getattr(self, name) for name in names}
         told = json.dumps({**read, "columns": COLUMNS[measure]}, sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()[:12]
 

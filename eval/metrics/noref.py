@@ -23,14 +23,15 @@ Pixels = NDArray[np.uint8]
 
 def measure(frames: Pixels, fps: float) -> dict[str, Any]:
     """All measures of uint8 RGB (F, H, W, 3) at `fps`. Raises ValueError on a clip too short to hold motion."""
-    pictures = frames[measures.sample_indices(len(frames), fps, EVERY)]
+    pictures, coded = frames[measures.sample_indices(len(frames), fps, EVERY)], luma(frames)
+    hsv, grey = measures.to_hsv(pictures), measures.to_grey(pictures)
     return {
-        "flow_motion": float(np.mean(measures.flow_motion(frames, fps, EVERY))),
+        "flow_motion": float(np.mean(measures.flow_motion(coded, fps, EVERY))),
         "flow_estimator": measures.FLOW_ESTIMATOR,
-        "vmaf_motion": measures.vmaf_motion(luma(frames)),
-        "saturation": measures.saturation(pictures),
-        "brightness": measures.brightness(pictures),
-        "overall": measures.overall(measures.aesthetic(pictures), measures.technical(pictures)),
+        "vmaf_motion": measures.vmaf_motion(coded),
+        "saturation": measures.saturation(hsv),
+        "brightness": measures.brightness(hsv),
+        "overall": measures.overall(measures.aesthetic(pictures), measures.technical(grey)),
         "aesthetic_scorer": measures.AESTHETIC_SCORER,
         "frozen": frozen(frames),
         "black": black(frames),

@@ -14,6 +14,7 @@ or HLG by its transfer tag) or has wider primaries (BT.2020, P3) goes through li
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 import av
@@ -57,6 +58,7 @@ def matrix_and_range(frame: av.VideoFrame) -> tuple[int, int]:
     return SWS_MATRIX.get(tag, guess), ColorRange.JPEG if full else ColorRange.MPEG
 
 
+@functools.cache
 def rgb_weights(matrix: int, span: int) -> Light:
     """(3, 4): 8-bit R', G', B' 0-255 as weights of 8-bit Y', Cb, Cr and 1, for a matrix and range of the above."""
     kr, kb = _LUMA[matrix]
@@ -64,7 +66,9 @@ def rgb_weights(matrix: int, span: int) -> Light:
     of_chroma = [(0, 2 * (1 - kr)), (-2 * kb * (1 - kb) / kg, -2 * kr * (1 - kr) / kg), (2 * (1 - kb), 0)]
     light, chroma, black = (1.0, 1.0, 0.0) if span == ColorRange.JPEG else (255 / 219, 255 / 224, 16.0)
     rows = [(light, chroma * cb, chroma * cr, -light * black - 128 * chroma * (cb + cr)) for cb, cr in of_chroma]
-    return np.array(rows, np.float32)
+    weights = np.array(rows, np.float32)
+    weights.flags.writeable = False
+    return weights
 
 
 def is_hdr(frame: av.VideoFrame) -> bool:

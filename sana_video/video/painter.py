@@ -80,7 +80,8 @@ class Painter:
             full, luma = to_sdr(frame, width, height, SCALE, self._scaler, self._threads)
             rgb = cv2.resize(full, ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)
         else:
-            small, weights = self._scaled(frame, width, height, "yuv420p"), rgb_weights(*matrix_and_range(frame))
+            meaning = matrix_and_range(frame)
+            small, weights = self._scaled(frame, meaning, width, height, "yuv420p"), rgb_weights(*meaning)
             luma, blue, red = (plane_of(small, index) for index in range(3))
             y = cv2.resize(luma, blue.shape[::-1], interpolation=cv2.INTER_AREA)
             rgb = cv2.transform(cv2.merge((y, blue, red)), weights)
@@ -94,13 +95,20 @@ class Painter:
             coded = to_sdr(frame, width, height, SCALE, self._scaler, self._threads)[1]  # 16-235
             full = cv2.convertScaleAbs(coded, alpha=255 / 219, beta=-16 * 255 / 219)
             return self._upright(full.astype(np.uint8, copy=False), way)
-        return self._upright(plane_of(self._scaled(frame, width, height, "yuv420p", ColorRange.JPEG), 0), way)
+        small = self._scaled(frame, matrix_and_range(frame), width, height, "yuv420p", ColorRange.JPEG)
+        return self._upright(plane_of(small, 0), way)
 
     def _scaled(
-        self, frame: av.VideoFrame, width: int, height: int, layout: str, into: int | None = None
+        self,
+        frame: av.VideoFrame,
+        meaning: tuple[int, int],
+        width: int,
+        height: int,
+        layout: str,
+        into: int | None = None,
     ) -> av.VideoFrame:
         """A frame of standard range and primaries at another size, in the same matrix, and range but for `into`."""
-        matrix, span = matrix_and_range(frame)
+        matrix, span = meaning
         return self._scaler.reformat(
             frame, width, height, layout, src_colorspace=matrix, dst_colorspace=matrix,
             src_color_range=span, dst_color_range=span if into is None else into, interpolation=SCALE,
@@ -110,7 +118,7 @@ class Painter:
     def _to_rgb(self, frame: av.VideoFrame, width: int, height: int) -> tuple[Pixels, Pixels]:
         """(rgb, luma) of a frame of standard range and primaries."""
         matrix, span = matrix_and_range(frame)
-        small = self._scaled(frame, width, height, "yuv444p")
+        small = self._scaled(frame, (matrix, span), width, height, "yuv444p")
         rgb = self._colourer.reformat(
             small, format="rgb24", src_colorspace=matrix, dst_colorspace=Colorspace.DEFAULT,
             src_color_range=span, dst_color_range=ColorRange.JPEG, interpolation=SCALE, threads=self._threads,

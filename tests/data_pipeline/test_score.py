@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from data_pipeline import ingest, score, scoring, split, tables
 from data_pipeline.params import DoverParams, IngestParams, LimitParams, ScoreParams, SplitParams
 from data_pipeline.score import networks
-from data_pipeline.score.clip import measure_clips
+from data_pipeline.score.clip import measure, measure_clips
+from data_pipeline.score.seen import Seen
 from infra.storage import sha256_file
 from sana_video.video import io, measures
 from sana_video.video.flow import unimatch
@@ -130,9 +131,13 @@ def test_a_raised_version_measures_that_one_measure_again(batch: Batch) -> None:
 
 def test_a_changed_setting_measures_all_again(batch: Batch) -> None:
     before = batch.stored()
-    rows = batch.scores(short_side=64).to_pylist()
-    assert {row["height"] for row in rows} == {64}
+    batch.scores(cut=SPLIT.model_copy(update={"frames": 13}))
     assert len(batch.stored()) == 2 * len(before)
+
+
+def test_no_score_but_a_networks_knows_the_size_asked_for(batch: Batch) -> None:
+    first, before = batch.scores(), batch.stored()
+    assert batch.scores(short_side=64).equals(first) and batch.stored() == before
 
 
 def test_one_decode_a_clip_and_only_what_is_asked(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +148,7 @@ def test_one_decode_a_clip_and_only_what_is_asked(batch: Batch, monkeypatch: pyt
         monkeypatch.setattr(owner, name, lambda *a, **k: (calls.append(name), real(*a, **k))[1])
 
     for owner, name in (
-        (io, "decode_clip"),
+        (io, "clip_frames"),
         (measures, "flows_between"),
         (measures, "vmaf_motion"),
         (measures, "technical"),
@@ -157,10 +162,32 @@ def test_one_decode_a_clip_and_only_what_is_asked(batch: Batch, monkeypatch: pyt
     ]
     settings = score.settings_of(ALL, SPLIT, PARAMS, batch.root).as_json()
     measure_clips(str(batch.root / video["uri"]), spans, list(OWN), settings, None)
-    assert sorted(calls) == sorted(["decode_clip", "flows_between", "vmaf_motion", "technical"] * len(spans))
+    assert sorted(calls) == sorted(["clip_frames", "flows_between", "vmaf_motion", "technical"] * len(spans))
     calls.clear()
     measure_clips(str(batch.root / video["uri"]), spans, ["vmaf_motion"], settings, None)
-    assert sorted(calls) == sorted(["decode_clip", "vmaf_motion"] * len(spans))
+    assert sorted(calls) == sorted(["clip_frames", "vmaf_motion"] * len(spans))
+
+
+def shifted_by(planes: np.ndarray, offset: int) -> np.ndarray:
+    """The same array, `offset` bytes behind a multiple of 64."""
+    room = np.empty(planes.nbytes + 128, np.uint8)
+    begin = -room.ctypes.data % 64 + offset
+    copy_of = room[begin : begin + planes.nbytes].reshape(planes.shape)
+    copy_of[...] = planes
+    return copy_of
+
+
+def test_no_score_knows_where_in_memory_its_pictures_lie(batch: Batch) -> None:
+    """Vector code may round otherwise at another alignment, and tables are to be equal to the byte."""
+    rng = np.random.default_rng(0)
+    luma, rgb, grey = (
+        rng.integers(16, 236, shape).astype(np.uint8) for shape in ((17, 96, 160), (17, 48, 80, 3), (2, 120, 200))
+    )
+    settings = score.settings_of(ALL, SPLIT, PARAMS, batch.root)
+    first = measure(Seen(luma, rgb, grey, (0, 8, 16)), OWN, settings)
+    for offset in (1, 8, 17, 32, 47):
+        moved = Seen(*(shifted_by(planes, offset) for planes in (luma, rgb, grey)), indices=(0, 8, 16))
+        assert measure(moved, OWN, settings) == first
 
 
 def test_a_broken_video_costs_its_clips_and_a_mended_one_is_measured(batch: Batch) -> None:

@@ -39,8 +39,11 @@ class CameraSplit:
     object_motion: float
 
 
-def split_motion(flows: Field | Sequence[Field], seconds: float | Sequence[float] = 0.5) -> CameraSplit:
+def split_motion(flows: Field | Sequence[Field], seconds: float | Sequence[float] = 0.5, every: int = 1) -> CameraSplit:
     """The split of the flow (2, h, w) of one pair, or of consecutive pairs, `seconds` long (one for all, or of each).
+
+    A field may hold `every` second or fourth pixel of its picture in both directions, each for the square it stands in;
+    flow is in pixels of the picture all the same.
 
     camera_motion: mean over picture and pairs of the length of the model's flow.
     object_motion: mean of the length of what the model leaves, where up to 1 px + 5 % of the flow's length counts as
@@ -53,25 +56,32 @@ def split_motion(flows: Field | Sequence[Field], seconds: float | Sequence[float
     fields = [flows] if isinstance(flows, np.ndarray) and flows.ndim == 3 else list(flows)
     if not fields or any(field.shape != fields[0].shape for field in fields):
         raise ValueError(f"flow must be one or more (2, h, w) of one size, not {[field.shape for field in fields]}")
-    models = [_flow_of(fit_camera(field), *field.shape[1:]) for field in fields]
+    fitted = [fit_camera(field, every) for field in fields]
+    models = [
+        model.T @ _places(*fields[0].shape[1:], every) for model in fitted
+    ]  # (2, n): flow at the looked-at places
     durations = np.broadcast_to(np.asarray(seconds, np.float64), len(fields))
     return CameraSplit(
         camera_motion=float(np.mean([_length(model).mean() for model in models])),
         camera_jitter=_jitter(np.stack(models), durations),
-        object_motion=float(np.mean([_left_over(*pair) for pair in zip(fields, models, strict=True)])),
+        object_motion=float(np.mean([_left_over(*pair, every) for pair in zip(fields, models, strict=True)])),
     )
 
 
-def fit_camera(flow: Field) -> Floats:
+def fit_camera(flow: Field, every: int = 1) -> Floats:
     """The camera's model M (3, 2) of a flow field (2, h, w): its flow at (x, y) from the centre is [x, y, 1] M.
 
-    ValueError for another shape, a field of less than 24x24, or one that is not finite.
+    `every` as in `split_motion`. ValueError for another shape, a field of less than 24x24 pixels of its picture, or one
+    that is not finite.
     """
-    if flow.ndim != 3 or len(flow) != 2 or min(flow.shape[1:]) < 3 * STRIDE:
-        raise ValueError(f"flow must be (2, h, w) of at least {3 * STRIDE}x{3 * STRIDE}, not {flow.shape}")
-    seen, places = _looked_at(flow), _places(*flow.shape[1:])
+    if every not in (1, 2, 4):
+        raise ValueError(f"a field may hold every pixel, every second or every fourth, not every {every}")
+    least = 3 * STRIDE // every
+    if flow.ndim != 3 or len(flow) != 2 or min(flow.shape[1:]) < least:
+        raise ValueError(f"flow must be (2, h, w) of at least {least}x{least}, not {flow.shape}")
+    seen, places = _looked_at(flow, every), _places(*flow.shape[1:], every)
     noise = _noise(seen)
-    model, scale = _consensus(seen, places, noise, _triples(*flow.shape[1:]))
+    model, scale = _consensus(seen, places, noise, _triples(*flow.shape[1:], every))
     for _ in range(ROUNDS if scale else 0):
         model = _reweighted(model, seen, places, noise * scale)
     return model
@@ -82,8 +92,8 @@ def _consensus(seen: Floats, places: Floats, noise: Floats, triples: NDArray[np.
 
     That is the least of SCALES at which enough of the picture follows; no motion, and 0, where none does.
     """
-    models = np.linalg.solve(places[triples], seen[triples])
-    off = ((places[::4] @ models - seen[::4]) ** 2).sum(-1) / noise[::4] ** 2
+    models = np.linalg.solve(places.T[triples], seen.T[triples])
+    off = _square_off(models.astype(np.float32), *(of[..., ::4].astype(np.float32) for of in (seen, places, noise)))
     for scale in SCALES:
         best = int(np.minimum(off, scale**2).sum(1).argmin())
         if (off[best] <= scale**2).mean() >= SUPPORT:
@@ -91,19 +101,28 @@ def _consensus(seen: Floats, places: Floats, noise: Floats, triples: NDArray[np.
     return np.zeros((3, 2)), 0.0
 
 
+def _square_off(
+    models: NDArray[np.float32], seen: NDArray[np.float32], places: NDArray[np.float32], noise: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """(DRAWS, n): by how many times the noise each model misses the flow at each place, squared."""
+    x, y = (models[:, :, axis] @ places - seen[axis] for axis in range(2))  # single precision will do to choose
+    off: NDArray[np.float32] = (x * x + y * y) / noise**2
+    return off
+
+
 def _reweighted(model: Floats, seen: Floats, places: Floats, noise: Floats) -> Floats:
     """One step of least squares with Tukey's weights: at twice the noise and beyond a place has no say."""
-    off = _length(seen - places @ model) / (2.0 * noise)
-    weighted = places * (np.clip(1.0 - off**2, 0.0, None) ** 2)[:, None]
-    return np.asarray(np.linalg.lstsq(weighted.T @ places, weighted.T @ seen, rcond=None)[0], np.float64)
+    off = _length(seen - model.T @ places) / (2.0 * noise)
+    weighted = places * np.maximum(1.0 - off**2, 0.0) ** 2
+    return np.asarray(np.linalg.lstsq(weighted @ places.T, weighted @ seen.T, rcond=None)[0], np.float64)
 
 
-def _left_over(flow: Field, model: Floats) -> float:
+def _left_over(flow: Field, model: Floats, every: int) -> float:
     """Mean length of what `model`, flow at the looked-at places, leaves of `flow`: see `split_motion`."""
-    seen, (height, width) = _looked_at(flow), flow.shape[1:]
+    seen, (height, width) = _looked_at(flow, every), flow.shape[1:]
     length = _length(seen - model)
-    target = np.abs(_places(height, width)[:, :2] + model)
-    visible = (target <= [(width - 1) / 2, (height - 1) / 2]).all(1)
+    x, y = np.abs(_places(height, width, every)[:2] + model)
+    visible = (x <= (width * every - 1) / 2) & (y <= (height * every - 1) / 2)
     moving = np.where(length > _noise(seen), length, 0.0)[visible]
     return float(moving.mean()) if moving.size else 0.0
 
@@ -112,17 +131,11 @@ def _jitter(models: Floats, seconds: Floats) -> float:
     if len(models) < 2:
         return 0.0
     even = models * (seconds.mean() / seconds)[:, None, None]
-    return float(np.sqrt((np.diff(even, axis=0) ** 2).sum(-1).mean()))
-
-
-def _flow_of(model: Floats, height: int, width: int) -> Floats:
-    """(n, 2): the model's flow at the looked-at places."""
-    flow: Floats = _places(height, width) @ model
-    return flow
+    return float(np.sqrt((np.diff(even, axis=0) ** 2).sum(1).mean()))
 
 
 def _length(flow: Floats) -> Floats:
-    length: Floats = np.hypot(flow[..., 0], flow[..., 1])
+    length: Floats = np.sqrt(flow[0] ** 2 + flow[1] ** 2)  # np.hypot, which fears overflow, costs thrice this
     return length
 
 
@@ -131,25 +144,27 @@ def _noise(seen: Floats) -> Floats:
     return NOISE + NOISE_SHARE * _length(seen)
 
 
-def _looked_at(flow: Field) -> Floats:
-    """(n, 2): flow at the looked-at places."""
-    seen = flow[:, STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE].reshape(2, -1).T.astype(np.float64)
+def _looked_at(flow: Field, every: int) -> Floats:
+    """(2, n): flow at the looked-at places."""
+    step = STRIDE // every
+    seen = flow[:, step // 2 :: step, step // 2 :: step].reshape(2, -1).astype(np.float64)
     if not np.isfinite(seen).all():
         raise ValueError("flow is not finite: its estimator is broken")
     return seen
 
 
 @functools.lru_cache(maxsize=8)
-def _places(height: int, width: int) -> Floats:
-    """(n, 3): x and y from the centre, and 1, of each looked-at place, row by row."""
-    y, x = np.mgrid[STRIDE // 2 : height : STRIDE, STRIDE // 2 : width : STRIDE].reshape(2, -1)
-    return np.stack((x - (width - 1) / 2, y - (height - 1) / 2, np.ones(len(x))), 1)
+def _places(height: int, width: int, every: int) -> Floats:
+    """(3, n): x and y from the centre, and 1, of each looked-at place, row by row, in pixels of the picture."""
+    step = STRIDE // every
+    y, x = every * np.mgrid[step // 2 : height : step, step // 2 : width : step].reshape(2, -1)
+    return np.stack((x - every * (width - 1) / 2, y - every * (height - 1) / 2, np.ones(len(x))))
 
 
 @functools.lru_cache(maxsize=8)
-def _triples(height: int, width: int) -> NDArray[np.int64]:
+def _triples(height: int, width: int, every: int) -> NDArray[np.int64]:
     """(DRAWS, 3): indices of places, drawn with a fixed seed, three that span a good triangle each."""
-    places = _places(height, width)
+    places = _places(height, width, every).T
     drawn = np.random.RandomState(0).randint(0, len(places), (20 * DRAWS, 3))  # a stream that NumPy keeps for ever
     area = np.abs(np.linalg.det(places[drawn])) / 2
-    return np.asarray(drawn[area >= FLAT * height * width][:DRAWS], np.int64)
+    return np.asarray(drawn[area >= FLAT * height * width * every**2][:DRAWS], np.int64)

@@ -11,7 +11,8 @@ numbers, and numbers of a stand-in and of what it stands for are never compared.
 from __future__ import annotations
 
 from sana_video.video.flow.dis import ESTIMATOR as FLOW_ESTIMATOR
-from sana_video.video.measures.colour import brightness, mean_colour, saturation, saturation_lit
+from sana_video.video.flow.dis import SIZE as FLOW_SIZE
+from sana_video.video.measures.colour import brightness, mean_colour, saturation, saturation_lit, to_grey, to_hsv
 from sana_video.video.measures.content import EMBEDDER, content_values, cuts_inside, embedding, phash
 from sana_video.video.measures.frame import Box, borders, picture_box, watermark
 from sana_video.video.measures.motion import (
@@ -41,27 +42,28 @@ from sana_video.video.measures.quality import (
 )
 
 MEASURE_VERSIONS = {
-    "flow_motion": 2,
-    "vmaf_motion": 2,
-    "saturation": 2,
-    "saturation_lit": 1,
-    "aesthetic": 2,
-    "borders": 1,
-    "watermark": 1,
-    "stillness": 1,
-    "flicker": 1,
-    "duplicate_frames": 1,
+    "flow_motion": 3,
+    "vmaf_motion": 3,
+    "saturation": 3,
+    "saturation_lit": 2,
+    "aesthetic": 3,
+    "borders": 2,
+    "watermark": 2,
+    "stillness": 2,
+    "flicker": 2,
+    "duplicate_frames": 2,
     "text_area": 1,
     "nsfw": 1,
-    "cuts_inside": 2,
-    "phash": 2,
-    "embedding": 1,
+    "cuts_inside": 3,
+    "phash": 3,
+    "embedding": 2,
 }
 
 __all__ = [
     "AESTHETIC_SCORER",
     "EMBEDDER",
     "FLOW_ESTIMATOR",
+    "FLOW_SIZE",
     "MEASURE_VERSIONS",
     "Box",
     "FlowPair",
@@ -91,6 +93,8 @@ __all__ = [
     "sharpness",
     "stillness",
     "technical",
+    "to_grey",
+    "to_hsv",
     "vmaf_motion",
     "vmaf_motion_exact",
     "vmaf_motion_frames",

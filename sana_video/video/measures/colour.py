@@ -13,33 +13,44 @@ Pixels = NDArray[np.uint8]
 LIT_FROM = 32  # V; below it S = 255 (max - min) / max is mostly noise
 
 
-def saturation(pictures: Pixels) -> float:
-    """Mean of S in 8-bit HSV over all pixels of all given pictures, 0-255: the paper's."""
-    return _mean_hsv(pictures, 1)
+def to_hsv(pictures: Pixels) -> Pixels:
+    """uint8 RGB (F, H, W, 3) as OpenCV's 8-bit HSV of the same shape: H 0-179, S and V 0-255."""
+    result = np.empty_like(pictures)
+    for picture, into in zip(pictures, result, strict=True):
+        cv2.cvtColor(picture, cv2.COLOR_RGB2HSV, dst=into)
+    return result
 
 
-def saturation_lit(pictures: Pixels, box: Box | None) -> float | None:
+def to_grey(pictures: Pixels) -> Pixels:
+    """uint8 RGB (F, H, W, 3) as uint8 grey (F, H, W), 0-255, by BT.601's weights."""
+    return np.stack([cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pictures]).astype(np.uint8, copy=False)
+
+
+def saturation(hsv: Pixels) -> float:
+    """Mean of S over all pixels of all given pictures, 0-255: the paper's."""
+    return _mean(hsv, 1)
+
+
+def saturation_lit(hsv: Pixels, box: Box | None) -> float | None:
     """Mean of S over the pixels inside `box` with V of 32 or more, 0-255; None where nothing is lit.
 
     Near black any noise is a saturated colour, and black bars are colourless: neither says anything of the colours.
     """
     if box is None:
         return None
-    total = count = 0
-    for picture in pictures:
-        hsv = cv2.cvtColor(np.ascontiguousarray(picture[box.rows, box.columns]), cv2.COLOR_RGB2HSV)
-        lit = hsv[..., 2] >= LIT_FROM
-        total, count = total + int(hsv[..., 1][lit].sum()), count + int(lit.sum())
-    return total / count if count else None
+    inside = hsv[:, box.rows, box.columns]
+    lit = inside[..., 2] >= LIT_FROM
+    count = np.count_nonzero(lit)
+    return float(np.sum(inside[..., 1], where=lit, dtype=np.int64)) / count if count else None
 
 
-def brightness(pictures: Pixels) -> float:
-    """Mean of V in 8-bit HSV over all pixels of all given pictures, 0-255."""
-    return _mean_hsv(pictures, 2)
+def brightness(hsv: Pixels) -> float:
+    """Mean of V over all pixels of all given pictures, 0-255."""
+    return _mean(hsv, 2)
 
 
-def _mean_hsv(pictures: Pixels, channel: int) -> float:
-    return float(np.mean([cv2.mean(cv2.cvtColor(picture, cv2.COLOR_RGB2HSV))[channel] for picture in pictures]))
+def _mean(pictures: Pixels, channel: int) -> float:
+    return float(np.mean([cv2.mean(picture)[channel] for picture in pictures]))
 
 
 def mean_colour(pictures: Pixels) -> list[float]:

@@ -15,21 +15,20 @@ Floats = NDArray[np.float64]
 EMBEDDER = "classical layout, edges and colours (stand-in for a video embedding)"
 
 
-def cuts_inside(pictures: Pixels, threshold: float) -> int:
+def cuts_inside(hsv: Pixels, threshold: float) -> int:
     """Number of frames that differ from the one before by at least `threshold`: shot changes left inside the clip.
 
     The difference is PySceneDetect's content value: mean over H, S and V of the mean absolute difference (8-bit HSV).
     It is taken at the clip's own rate and counted only where it is also at least 3 times the mean of its neighbours
     (two on each side), so that a fast pan, coarse at 16 fps, is not taken for a run of cuts.
     """
-    values = content_values(pictures)
+    values = content_values(hsv)
     return sum(value >= threshold and value >= 3.0 * _around(values, index) for index, value in enumerate(values))
 
 
-def content_values(pictures: Pixels) -> list[float]:
+def content_values(hsv: Pixels) -> list[float]:
     """PySceneDetect's content value of each frame but the first against the one before it, 0-255."""
-    planes = (cv2.cvtColor(picture, cv2.COLOR_RGB2HSV) for picture in pictures)
-    return [float(cv2.absdiff(a, b).mean(dtype=np.float64)) for a, b in itertools.pairwise(planes)]
+    return [cv2.norm(a, b, cv2.NORM_L1) / a.size for a, b in itertools.pairwise(hsv)]
 
 
 def _around(values: list[float], index: int) -> float:
@@ -80,9 +79,9 @@ def _layout(picture: Pixels) -> Floats:
 def _edges(picture: Pixels) -> Floats:
     grey = cv2.GaussianBlur(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (0, 0), 1.0)
     dx, dy = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
-    direction = (np.arctan2(dy, dx) % np.pi / np.pi * 8.0).astype(np.int64) % 8
+    direction = (np.arctan2(dy, dx) * (8.0 / np.pi) + 8.0).astype(np.int64) % 8  # of an edge: up and down are one
     place = _cells(*grey.shape) * 8 + direction
-    return np.sqrt(np.bincount(place.ravel(), np.hypot(dx, dy).ravel(), minlength=128)).astype(np.float64)
+    return np.sqrt(np.bincount(place.ravel(), np.sqrt(dx * dx + dy * dy).ravel(), minlength=128)).astype(np.float64)
 
 
 @functools.lru_cache(maxsize=1)
@@ -93,5 +92,5 @@ def _cells(height: int, width: int) -> NDArray[np.int64]:
 
 
 def _colours(picture: Pixels) -> Floats:
-    red, green, blue = (picture[..., channel].astype(np.int64) // 64 for channel in range(3))
-    return np.sqrt(np.bincount((red * 16 + green * 4 + blue).ravel(), minlength=64)).astype(np.float64)
+    counts = cv2.calcHist([picture], [0, 1, 2], None, [4, 4, 4], [0, 256] * 3)
+    return np.sqrt(counts.ravel(), dtype=np.float64)

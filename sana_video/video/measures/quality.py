@@ -5,6 +5,8 @@ A number of the stand-in and a number of DOVER are never compared: `AESTHETIC_SC
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +21,16 @@ AESTHETIC_WEIGHT = 0.3896
 
 
 def aesthetic(pictures: Pixels) -> float:
-    """Mean over pictures of the mean of contrast, colourfulness and exposure, each 0-1: a classical stand-in."""
+    """Mean over RGB pictures of the mean of contrast, colourfulness and exposure, each 0-1: a classical stand-in."""
     return float(np.mean([(contrast(p) + colourfulness(p) + exposure(p)) / 3.0 for p in pictures]))
 
 
-def technical(pictures: Pixels) -> float:
-    """Mean over pictures of sharpness x (1 - noise) x (1 - blockiness), each 0-1: a classical stand-in."""
-    return float(np.mean([sharpness(p) * (1.0 - noise(p)) * (1.0 - blockiness(p)) for p in pictures]))
+def technical(grey: Pixels) -> float:
+    """Mean over grey pictures (F, H, W) of sharpness x (1 - noise) x (1 - blockiness), each 0-1: a classical stand-in.
+
+    All three look at single pixels, so they are to be given as many as the film, or what is made of it, will have.
+    """
+    return float(np.mean([sharpness(g) * (1.0 - noise(g)) * (1.0 - blockiness(g)) for g in grey]))
 
 
 def overall(aesthetic_score: float, technical_score: float) -> float:
@@ -33,54 +38,76 @@ def overall(aesthetic_score: float, technical_score: float) -> float:
     return TECHNICAL_WEIGHT * technical_score + AESTHETIC_WEIGHT * aesthetic_score
 
 
-def sharpness(picture: Pixels) -> float:
-    """s / (s + 4) of s = mean |Laplacian| of grey: 0 for a flat picture, falls with every blur."""
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    strength = float(np.abs(cv2.Laplacian(grey, cv2.CV_32F)).mean())
+def sharpness(grey: Pixels) -> float:
+    """s / (s + 4) of s = mean |Laplacian| of grey (H, W): 0 for a flat picture, falls with every blur."""
+    strength = cv2.norm(cv2.Laplacian(grey, cv2.CV_16S), cv2.NORM_L1) / grey.size
     return strength / (strength + 4.0)
 
 
 def contrast(picture: Pixels) -> float:
     """Standard deviation of grey over 64, at most 1 (a uniform histogram has 74)."""
-    return min(1.0, float(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).std()) / 64.0)
+    return min(1.0, _mean_and_deviation(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))[1] / 64.0)
 
 
 def colourfulness(picture: Pixels) -> float:
     """Hasler and Süsstrunk 2003, M = sigma_rgyb + 0.3 mu_rgyb, over 109 ("extremely colourful"), at most 1."""
-    red, green, blue = (picture[..., channel].astype(np.float64) for channel in range(3))
-    rg, yb = red - green, 0.5 * (red + green) - blue
-    value = np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
+    red, green, blue = (picture[..., channel].astype(np.int16) for channel in range(3))
+    (rg_mean, rg), (yb_mean, yb) = _mean_and_deviation(red - green), _mean_and_deviation(red + green - 2 * blue)
+    value = np.hypot(rg, 0.5 * yb) + 0.3 * np.hypot(rg_mean, 0.5 * yb_mean)
     return min(1.0, float(value) / 109.0)
 
 
 def exposure(picture: Pixels) -> float:
     """1 - |mean grey - 127.5| / 127.5, less the fraction of clipped pixels (grey <= 2 or >= 253), at least 0."""
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    clipped = float(((grey <= 2) | (grey >= 253)).mean())
-    return max(0.0, 1.0 - abs(float(grey.mean()) - 127.5) / 127.5 - clipped)
+    clipped = 1.0 - cv2.countNonZero(cv2.inRange(grey, 3, 252)) / grey.size
+    return max(0.0, 1.0 - abs(cv2.mean(grey)[0] - 127.5) / 127.5 - clipped)
 
 
-def noise(picture: Pixels) -> float:
-    """n / (n + 20) of n = Immerkær's (1996) estimate of the standard deviation of noise, in grey levels.
+def noise(grey: Pixels) -> float:
+    """n / (n + 20) of n = Immerkær's (1996) estimate of the standard deviation of noise in grey (H, W), in its levels.
 
-    It takes the median over pixels in place of the mean, so that edges and fine texture weigh little.
+    It takes the median in place of the mean, so that edges and fine texture weigh little, and that of every other pixel
+    of every other line, which are enough; n is at most 63.
     """
-    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
-    response = cv2.filter2D(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.CV_32F, kernel)
-    sigma = float(np.median(np.abs(response))) / (0.6745 * 6.0)  # the mask has norm 6; 0.6745: median of |N(0, 1)|
+    kernel = np.array([1, -2, 1], np.float32)
+    response = cv2.convertScaleAbs(cv2.sepFilter2D(grey, cv2.CV_16S, kernel, kernel))  # 0-255: it stops at 255
+    sigma = _median(np.ascontiguousarray(response[::2, ::2])) / (
+        0.6745 * 6.0
+    )  # the mask has norm 6; 0.6745: median of |N(0, 1)|
     return sigma / (sigma + 20.0)
 
 
-def blockiness(picture: Pixels) -> float:
+def blockiness(grey: Pixels) -> float:
     """Excess of grey steps across the lines of an 8x8 grid over all other steps, as a part of both, 0-1.
 
-    Sees the blocks of the picture it is given: those of a source that was scaled down are gone, as they should be.
+    Sees the blocks of the picture it is given, (H, W): those of a source that was scaled down are gone, as they should.
     """
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float64)
-    return (_grid_excess(np.abs(np.diff(grey, axis=1))) + _grid_excess(np.abs(np.diff(grey, axis=0)).T)) / 2.0
+    across, down = cv2.absdiff(grey[:, 1:], grey[:, :-1]), cv2.absdiff(grey[1:], grey[:-1])
+    return (_grid_excess(_sums(across, 0)) + _grid_excess(_sums(down, 1))) / 2.0
 
 
 def _grid_excess(steps: Floats) -> float:
-    on_grid = np.arange(steps.shape[1]) % 8 == 7
-    at, off = float(steps[:, on_grid].mean()), float(steps[:, ~on_grid].mean())
+    """Of the sums of steps across each line of the picture, which are equally many."""
+    on_grid = np.arange(len(steps)) % 8 == 7
+    at, off = float(steps[on_grid].mean()), float(steps[~on_grid].mean())
     return max(0.0, (at - off) / (at + off)) if at + off else 0.0
+
+
+def _sums(picture: NDArray[Any], axis: int) -> Floats:
+    return np.asarray(cv2.reduce(picture, axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S), np.float64).ravel()
+
+
+def _mean_and_deviation(plane: NDArray[Any]) -> tuple[float, float]:
+    mean, deviation = cv2.meanStdDev(plane)
+    return float(mean[0, 0]), float(deviation[0, 0])
+
+
+def _median(plane: Pixels) -> float:
+    """The lower median, by halving the range in which it lies: sorting costs ten times as much."""
+    low, high = 0, 255
+    while low < high:
+        middle = (low + high) // 2
+        below = 2 * np.count_nonzero(plane <= middle) >= plane.size
+        low, high = (low, middle) if below else (middle + 1, high)
+    return float(low)

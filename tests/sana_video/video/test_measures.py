@@ -38,14 +38,14 @@ def test_samples_are_never_beyond_the_clip_nor_repeated(frames: int, expected: l
 @pytest.mark.parametrize("transpose", [False, True])
 def test_flow_of_a_pan_is_its_speed(transpose: bool) -> None:
     clip = pan(texture(320, 576), 1, 33)  # 1 px a frame at 16 fps: 8 px between samples half a second apart
-    clip = clip.transpose(0, 2, 1, 3) if transpose else clip
-    pairs = measures.flow_motion(np.ascontiguousarray(clip), 16)
+    luma = measures.to_grey(clip)
+    pairs = measures.flow_motion(np.ascontiguousarray(luma.transpose(0, 2, 1)) if transpose else luma, 16)
     assert len(pairs) == 4
     assert pairs == pytest.approx([8.0] * 4, abs=0.8)
 
 
 def test_flow_of_a_still_is_zero_and_of_half_a_second_at_least_one_pair() -> None:
-    still = np.repeat(texture()[None], 9, axis=0)
+    still = measures.to_grey(np.repeat(texture()[None], 9, axis=0))
     assert measures.flow_motion(still, 16) == pytest.approx([0.0], abs=1e-3)
     with pytest.raises(ValueError, match="TOO_SHORT"):
         measures.flow_motion(still[:8], 16)
@@ -74,9 +74,9 @@ def test_saturation_brightness_colour_of_known_pictures() -> None:
     grey = np.full((2, 8, 8, 3), 90, np.uint8)
     red = np.zeros((2, 8, 8, 3), np.uint8)
     red[..., 0] = 200
-    assert measures.saturation(grey) == 0.0
-    assert measures.saturation(red) == 255.0
-    assert (measures.brightness(grey), measures.brightness(red)) == (90.0, 200.0)
+    assert measures.saturation(measures.to_hsv(grey)) == 0.0
+    assert measures.saturation(measures.to_hsv(red)) == 255.0
+    assert [measures.brightness(measures.to_hsv(each)) for each in (grey, red)] == [90.0, 200.0]
     assert measures.mean_colour(red) == [200.0, 0.0, 0.0]
 
 
@@ -87,15 +87,18 @@ def test_content_values_are_pyscenedetects() -> None:
     clip = np.stack([texture(seed=seed) for seed in range(4)])
     detector = ContentDetector()
     theirs = [detector._calculate_frame_score(FrameTimecode(k, 16.0), p[..., ::-1].copy()) for k, p in enumerate(clip)]
-    assert measures.content_values(clip) == pytest.approx(theirs[1:], abs=1e-9)
+    assert measures.content_values(measures.to_hsv(clip)) == pytest.approx(theirs[1:], abs=1e-9)
 
 
 def test_a_cut_inside_is_counted_and_a_pan_is_not() -> None:
+    def cuts(*parts: np.ndarray) -> int:
+        return measures.cuts_inside(measures.to_hsv(np.concatenate(parts)), 27.0)
+
     first, second = texture(seed=1), texture(seed=2)
-    assert measures.cuts_inside(pan(first, 4, 12), 27.0) == 0
-    assert measures.cuts_inside(np.concatenate([pan(first, 2, 12), pan(second, 2, 12)]), 27.0) == 1
-    assert measures.cuts_inside(np.concatenate([pan(first, 2, 12), second[None]]), 27.0) == 1  # in the last frame
-    assert measures.cuts_inside(pan(first, 100, 12), 27.0) == 0  # wild, but evenly so
+    assert cuts(pan(first, 4, 12)) == 0
+    assert cuts(pan(first, 2, 12), pan(second, 2, 12)) == 1
+    assert cuts(pan(first, 2, 12), second[None]) == 1  # in the last frame
+    assert cuts(pan(first, 100, 12)) == 0  # wild, but evenly so
 
 
 def bits(a: int, b: int) -> int:
@@ -121,22 +124,61 @@ def test_each_quality_measure_answers_to_its_fault() -> None:
     )
     dark = (good * 0.1).astype(np.uint8)
     grey = np.repeat(good.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8)
-    assert measures.sharpness(blurred) < measures.sharpness(good)
-    assert measures.noise(noisy) > 3 * measures.noise(good)
-    assert measures.blockiness(blocky) > 0.9 and measures.blockiness(good) < 0.1
+    sharp, soft, grainy, cut = (cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in (good, blurred, noisy, blocky))
+    assert measures.sharpness(soft) < measures.sharpness(sharp)
+    assert measures.noise(grainy) > 3 * measures.noise(sharp)
+    assert measures.blockiness(cut) > 0.9 and measures.blockiness(sharp) < 0.1
     assert measures.exposure(dark) < measures.exposure(good)
     assert measures.contrast(dark) < measures.contrast(good)
     assert measures.colourfulness(grey) < 0.01 < measures.colourfulness(good)
-    assert measures.technical(blurred[None]) < measures.technical(good[None])
+    assert measures.technical(soft[None]) < measures.technical(sharp[None])
     assert measures.aesthetic(dark[None]) < measures.aesthetic(good[None])
+
+
+def noisy(sigma: float) -> np.ndarray:
+    grain = np.random.default_rng(0).normal(0, sigma, (128, 256, 1))
+    return np.clip(texture() + grain, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 4.0, 25.0])
+def test_the_quality_measures_are_what_they_say(sigma: float) -> None:
+    picture = noisy(sigma)
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    deep = np.pad(grey.astype(float), 1, "reflect")
+    around = [deep[1 + dy : 129 + dy, 1 + dx : 257 + dx] for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0))]
+    strength = np.abs(sum(around) - 4.0 * grey).mean()
+    assert measures.sharpness(grey) == pytest.approx(strength / (strength + 4.0))
+    bent = deep[:, :-2] - 2 * deep[:, 1:-1] + deep[:, 2:]
+    response = np.abs(bent[:-2] - 2 * bent[1:-1] + bent[2:])
+    level = np.median(response) / (6 * 0.6745)
+    assert measures.noise(grey) == pytest.approx(
+        level / (level + 20.0), abs=0.015
+    )  # of every fourth pixel, whole steps
+    red, green, blue = picture.reshape(-1, 3).T.astype(float)
+    rg, yb = red - green, (red + green) / 2 - blue
+    colour = np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
+    assert measures.colourfulness(picture) == pytest.approx(min(1.0, colour / 109.0))
+    assert measures.contrast(picture) == pytest.approx(min(1.0, grey.std() / 64))
+
+
+def test_blockiness_is_the_excess_on_the_grid() -> None:
+    grey = cv2.cvtColor(noisy(4.0), cv2.COLOR_RGB2GRAY).astype(float)
+    grey[:, 64:] = np.minimum(grey[:, 64:] + 40, 255)  # a step on the grid, and none across it
+    excess = []
+    for picture in (grey, grey.T):
+        steps = np.abs(np.diff(picture, axis=1))
+        on = np.arange(steps.shape[1]) % 8 == 7
+        at, off = steps[:, on].mean(), steps[:, ~on].mean()
+        excess.append(max(0.0, (at - off) / (at + off)))
+    assert measures.blockiness(grey.astype(np.uint8)) == pytest.approx(np.mean(excess)) and excess[0] > 0.03
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
 def test_flat_pictures_score_low_and_within_bounds(level: int) -> None:
     flat = np.full((3, 64, 96, 3), level, np.uint8)
-    a, t = measures.aesthetic(flat), measures.technical(flat)
+    a, t = measures.aesthetic(flat), measures.technical(flat[..., 0])
     assert 0.0 <= t <= a <= 0.4
     assert measures.overall(a, t) < measures.overall(
-        measures.aesthetic(texture()[None]), measures.technical(texture()[None])
+        measures.aesthetic(texture()[None]), measures.technical(measures.to_grey(texture()[None]))
     )
     assert measures.overall(1.0, 1.0) == pytest.approx(1.0)

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from sana_video.video.flow.camera import CameraSplit, fit_camera, split_motion
-from sana_video.video.flow.dis import dis_flow
+from sana_video.video.flow.dis import EVERY, dis_flows
 
 Floats = NDArray[np.float64]
 Y, X = np.mgrid[0:320, 0:576].astype(np.float64)
@@ -95,6 +95,21 @@ def test_jitter_is_the_change_from_pair_to_pair() -> None:
     assert split_motion(rolled).camera_jitter == pytest.approx(np.sqrt((ROLL**2).sum(0).mean()), rel=2e-3)
 
 
+@pytest.mark.parametrize("every", [2, 4])
+def test_a_field_of_every_second_pixel_has_the_same_split(every: int) -> None:
+    flow = ZOOM + ROLL + PAN
+    flow[OBJECT] += np.array([9.0, 12.0])[:, None, None]
+    halved = cv2.resize(flow.transpose(1, 2, 0), None, fx=1 / every, fy=1 / every, interpolation=cv2.INTER_AREA)
+    coarse = halved.transpose(2, 0, 1)
+    np.testing.assert_allclose(fit_camera(coarse, every), fit_camera(flow), atol=1e-9)
+    split, expected = split_motion([coarse, -coarse], every=every), split_motion([flow, -flow])
+    assert split.camera_motion == pytest.approx(expected.camera_motion, rel=2e-3)
+    assert split.camera_jitter == pytest.approx(expected.camera_jitter, rel=2e-3)
+    assert split.object_motion == pytest.approx(expected.object_motion, rel=1e-3)
+    with pytest.raises(ValueError, match="not every 3"):
+        split_motion(flow, every=3)
+
+
 def test_a_steady_pan_in_uneven_pairs_is_steady() -> None:
     uneven = [PAN * 0.96, PAN * 1.04, PAN]
     assert split_motion(uneven, [0.48, 0.52, 0.5]).camera_jitter == pytest.approx(0.0, abs=1e-9)
@@ -124,7 +139,7 @@ def test_a_field_takes_a_few_milliseconds() -> None:
 
 
 def texture(seed: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-    noise = np.random.RandomState(seed).randint(0, 256, (size[0] // 8, size[1] // 8, 3)).astype(np.uint8)
+    noise = np.random.RandomState(seed).randint(0, 256, (size[0] // 8, size[1] // 8)).astype(np.uint8)
     return cv2.resize(noise, size[::-1], interpolation=cv2.INTER_CUBIC)
 
 
@@ -136,7 +151,7 @@ def rendered(pan: list[tuple[int, int]], ball: list[tuple[int, int]]) -> CameraS
         picture = scene[120 + y : 440 + y, 192 + x : 768 + x].copy()
         picture[top : top + 80, left : left + 96] = square
         pictures.append(picture)
-    return split_motion([dis_flow(first, second) for first, second in itertools.pairwise(pictures)])
+    return split_motion(dis_flows(pictures), every=EVERY)
 
 
 def test_rendered_clips_are_told_apart() -> None:

@@ -34,6 +34,14 @@ def barred(luma: np.ndarray, top: int, bottom: int, left: int, right: int) -> np
     return result
 
 
+def borders(luma: np.ndarray) -> float:
+    return measures.borders(luma, measures.picture_box(luma))
+
+
+def watermark(luma: np.ndarray) -> float | None:
+    return measures.watermark(luma, measures.picture_box(luma))
+
+
 BARS = [(0, 0, 0, 0), (15, 15, 0, 0), (0, 0, 30, 30), (12, 20, 3, 9)]
 
 
@@ -59,17 +67,17 @@ def test_the_box_is_what_ffmpeg_finds(bars: tuple[int, int, int, int]) -> None:
 def test_borders_are_the_share_of_the_bars(bars: tuple[int, int, int, int]) -> None:
     top, bottom, left, right = bars
     expected = 1 - (120 - top - bottom) * (200 - left - right) / (120 * 200)
-    assert measures.borders(barred(luma_of(moving()), *bars)) == pytest.approx(expected)
+    assert borders(barred(luma_of(moving()), *bars)) == pytest.approx(expected)
 
 
 def test_a_dark_picture_among_others_makes_no_bars_and_black_is_all_bars() -> None:
     luma = luma_of(moving())
     luma[3] = 16
-    assert measures.borders(luma) == 0.0
+    assert borders(luma) == 0.0
     assert measures.picture_box(np.full((4, 60, 80), 16, np.uint8)) is None
-    assert measures.borders(np.full((4, 60, 80), 16, np.uint8)) == 1.0
+    assert borders(np.full((4, 60, 80), 16, np.uint8)) == 1.0
     night = np.random.default_rng(0).integers(28, 60, (4, 60, 80)).astype(np.uint8)
-    assert measures.borders(night) == 0.0
+    assert borders(night) == 0.0
 
 
 def test_saturation_without_bars_and_dark_pixels() -> None:
@@ -78,10 +86,11 @@ def test_saturation_without_bars_and_dark_pixels() -> None:
     pictures[:, 10:20] = (20, 0, 0)  # nearly black, fully saturated
     luma = np.full((2, 60, 80), 16, np.uint8)
     luma[:, 10:50] = 100
-    assert measures.saturation_lit(pictures, measures.picture_box(luma)) == pytest.approx(128, abs=1)
-    assert measures.saturation(pictures) == pytest.approx((128 * 30 + 255 * 10) / 60, abs=1)
-    assert measures.saturation_lit(np.zeros_like(pictures), measures.picture_box(luma)) is None
-    assert measures.saturation_lit(pictures, None) is None
+    hsv, box = measures.to_hsv(pictures), measures.picture_box(luma)
+    assert measures.saturation_lit(hsv, box) == pytest.approx(128, abs=1)
+    assert measures.saturation(hsv) == pytest.approx((128 * 30 + 255 * 10) / 60, abs=1)
+    assert measures.saturation_lit(np.zeros_like(hsv), box) is None
+    assert measures.saturation_lit(hsv, None) is None
 
 
 def marked(pictures: np.ndarray, corner: tuple[int, int], text: str = "LOGO") -> np.ndarray:
@@ -93,15 +102,15 @@ def marked(pictures: np.ndarray, corner: tuple[int, int], text: str = "LOGO") ->
 
 @pytest.mark.parametrize("corner", [(4, 18), (150, 18), (4, 112), (150, 112)])
 def test_a_mark_in_any_corner_stands_out(corner: tuple[int, int]) -> None:
-    plain = measures.watermark(luma_of(moving()))
-    found = measures.watermark(luma_of(marked(moving(), corner)))
+    plain = watermark(luma_of(moving()))
+    found = watermark(luma_of(marked(moving(), corner)))
     assert plain is not None and found is not None
     assert plain < 0.3 < 0.75 < found
 
 
 def test_bars_do_not_hide_a_mark_and_are_none() -> None:
     bars = (12, 12, 0, 0)
-    clean, found = (measures.watermark(barred(luma_of(p), *bars)) for p in (moving(), marked(moving(), (4, 34))))
+    clean, found = (watermark(barred(luma_of(p), *bars)) for p in (moving(), marked(moving(), (4, 34))))
     assert clean is not None and found is not None and clean < 0.3 < 0.75 < found
 
 
@@ -109,9 +118,23 @@ def test_a_still_picture_and_words_in_its_middle_are_no_mark() -> None:
     still = np.repeat(moving(1), 12, axis=0)
     titled = marked(moving(), (70, 66), "TITLE")
     for pictures in (still, titled):
-        found = measures.watermark(luma_of(pictures))
+        found = watermark(luma_of(pictures))
         assert found is not None and found < 0.5
-    assert measures.watermark(luma_of(moving(2))) is None
+    assert watermark(luma_of(moving(2))) is None
+
+
+@pytest.mark.parametrize("count", [3, 4, 7, 8])
+def test_planes_are_ordered_as_numpy_orders_them(count: int) -> None:
+    from sana_video.video.measures.frame import _median, _second_least
+
+    planes = np.random.default_rng(count).integers(-1020, 1021, (count, 9, 13)).astype(np.int16)
+    np.testing.assert_array_equal(_median(list(planes)), np.median(planes, axis=0))
+    floats = list(planes.astype(np.float32))
+    np.testing.assert_array_equal(_second_least(floats), np.partition(planes, 1, axis=0)[1])
+
+
+def test_a_box_at_half_the_size_holds_no_bar() -> None:
+    assert measures.Box(3, 20, 0, 31).halved == measures.Box(2, 10, 0, 15)
 
 
 def test_lasting_edges_against_the_slow_definition() -> None:
