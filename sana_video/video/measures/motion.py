@@ -60,7 +60,8 @@ def flows_between(samples: Pixels) -> list[Flow]:
 
 def flow_pair(flow: Flow) -> FlowPair:
     """The two means of a field (2, h, w)."""
-    lengths = np.sqrt(flow[0] * flow[0] + flow[1] * flow[1])  # cv2.magnitude differs with where in memory its input lies
+    # cv2.magnitude differs with where in memory its input lies
+    lengths = np.sqrt(flow[0] * flow[0] + flow[1] * flow[1])
     components = flow.reshape(-1, flow.shape[-1])
     return FlowPair(*(cv2.norm(each, cv2.NORM_L1) / each.size for each in (lengths, components)))
 
