@@ -1,4 +1,4 @@
-"""From a film to a registered model by the real flow: DVC, GX, Prefect, MLflow, git tags, two training ranks.
+"""From a film to a registered model by the real flow: DVC, GX, Prefect, MLflow, git tags.
 
 One small project goes the whole way once; the tests look at what it left, and then try to get past its gates.
 """
@@ -54,12 +54,14 @@ MADE_OF = [
 ]
 
 
+pytestmark = pytest.mark.timeout(900)  # the first test waits for the whole journey, about 200 s of a core
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> Project:
     """An unpacked archive (no .git, no identity), two batches, and `flow run journey`."""
     project = lay_out(tmp_path_factory.mktemp("journey"))
     project.edit(shrink)
-    project.edit(lambda p: p["train"]["launch"].update(processes=2))
     for number, batch in enumerate(("film", "more")):
         folder = project.root / "data" / "raw" / batch
         folder.mkdir(parents=True)
@@ -106,11 +108,6 @@ def test_training_curves_are_in_mlflow(finished: Project) -> None:
     with sqlite3.connect(finished.root / "mlflow.db") as db:
         rows = db.execute("select count(*) from metrics where key like '%loss%'").fetchone()
     assert rows[0] >= 10
-
-
-def test_two_ranks_trained(finished: Project) -> None:
-    status = finished.status("train@t2i")
-    assert status["counters"]["processes"] == 2
 
 
 def test_reports_stand_and_stand_ins_are_named(finished: Project) -> None:
@@ -234,3 +231,11 @@ def test_a_red_gate_fails_the_flow_and_registers_nothing(finished: Project) -> N
     finally:
         (finished.root / "params.yaml").write_text(params)
         finished.dvc("repro", "gate_data")
+
+
+@pytest.mark.slow
+def test_a_stage_goes_on_on_two_ranks(finished: Project) -> None:
+    """Last: it leaves another model than the registered one."""
+    finished.edit(lambda p: p["train"]["launch"].update(processes=2))
+    finished.sana("train", "run", "--stage", "t2i")
+    assert finished.status("train@t2i")["counters"]["processes"] == 2

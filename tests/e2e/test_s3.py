@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 from s3_server import s3_server
 from small_project import Project, lay_out, shrink
 
 
+@pytest.mark.slow
 def test_a_prefix_is_curated_like_a_folder(tmp_path: Path, make_video: Callable[..., Path]) -> None:
     film = make_video(tmp_path / "film.mp4", seconds=4.0, fps=24, size=(160, 96), shots=2, seed=3)
     (tmp_path / "s3").mkdir()

@@ -41,7 +41,7 @@ print("step", name, kind, flush=True)
 sys.exit(code)
 """
 
-# a@x, a@y -> b -> gate_data -> sft, data_report; d stands alone
+# a@x, a@y -> b -> gate_data -> gate_sft, data_report; d stands alone
 GRAPH = """
 stages:
   a:
@@ -59,10 +59,10 @@ stages:
     cmd: python step.py gate_data reports/gates/data.json out/b.txt
     deps: [out/b.txt]
     outs: [reports/gates/data.json]
-  sft:
-    cmd: python step.py sft out/sft.txt out/b.txt
+  gate_sft:
+    cmd: python step.py gate_sft reports/gates/sft.json out/b.txt
     deps: [out/b.txt, reports/gates/data.json]
-    outs: [out/sft.txt]
+    outs: [reports/gates/sft.json]
   data_report:
     cmd: python step.py data_report out/report.txt out/b.txt
     deps: [out/b.txt, reports/gates/data.json]

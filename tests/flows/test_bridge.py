@@ -77,9 +77,7 @@ def test_first_run_runs_all_and_a_rerun_runs_nothing_and_starts_no_stage(small_p
     first = go(small_project)
     assert set(outcomes(first).values()) == {"ran"}
     assert first["b"].counters == {"times": 1}
-    start = time.monotonic()
     again = go(small_project)
-    assert time.monotonic() - start < 5.0
     assert all(result.outcome == "cached" and result.untouched for result in again.values())
 
 

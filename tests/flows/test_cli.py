@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -36,15 +35,18 @@ def python(code: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=120)
 
 
-def test_help_answers_in_under_a_second() -> None:
-    seconds = []
-    for _ in range(3):
-        start = time.monotonic()
-        done = subprocess.run([sys.executable, "-m", "flows.cli", "--help"], cwd=ROOT, capture_output=True, text=True)
-        seconds.append(time.monotonic() - start)
-        assert "journey" not in done.stderr
-        assert "release" in done.stdout
-    assert min(seconds) < 1.0
+def test_help_answers_before_anything_heavy_is_loaded() -> None:
+    heavy = {"torch", "cv2", "av", "pyarrow", "pandas", "prefect", "dvc", "mlflow", "great_expectations"}
+    code = (
+        "import atexit, sys\n"
+        f"atexit.register(lambda: print(sorted({heavy} & {{m.split('.')[0] for m in sys.modules}}), file=sys.stderr))\n"
+        "sys.argv = ['sana-video', '--help']\n"
+        "from flows.cli import main\n"
+        "main()"
+    )
+    done = python(code)
+    assert done.stderr.strip() == "[]"
+    assert "release" in done.stdout
 
 
 def test_a_training_rank_imports_neither_prefect_nor_dvc_nor_mlflow() -> None:
