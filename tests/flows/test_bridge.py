@@ -91,6 +91,7 @@ def test_a_change_runs_what_it_reaches_and_equal_bytes_stop_the_wave(small_proje
     assert {outcome for name, outcome in again.items() if name[0] != "a"} == {"cached"}
 
 
+@pytest.mark.slow
 def test_going_back_restores_from_the_cache_and_all_below_follows(small_project: Path) -> None:
     """The old outputs come from DVC's run cache; a stage below that was clean before must not be taken for current."""
     raw = small_project / "raw" / "raw.txt"

@@ -7,7 +7,9 @@ from oracle import SMALL, inputs, relative, shaken
 from sana_video.padding import trimmed
 
 
-@pytest.mark.parametrize("starts", [(0,), (0, 2)], ids=["both ways", "chunk-causal"])
+@pytest.mark.parametrize(
+    "starts", [pytest.param((0,), id="both ways"), pytest.param((0, 2), id="chunk-causal", marks=pytest.mark.slow)]
+)
 def test_one_graph_forward_and_backward(starts: tuple[int, ...]) -> None:
     """`fullgraph` refuses any break; the backend keeps the operators as they are, so float32 differs by order only."""
     model, given = shaken(SMALL.with_(depth=1)), inputs(SMALL, frames=3)

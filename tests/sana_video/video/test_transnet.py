@@ -70,6 +70,7 @@ def test_windows_judge_every_frame_once_and_in_order(frames: int) -> None:
     assert judged.tolist() == list(range(frames))
 
 
+@pytest.mark.slow
 def test_a_verdict_does_not_depend_on_what_is_far_away_nor_on_the_batch(network: TransNetV2) -> None:
     long = film(101)
     whole = network.predict(long)
