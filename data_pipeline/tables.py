@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from infra import parquet
 from infra.storage import atomic_write
 
 ROW_GROUP = 65_536
@@ -267,10 +268,10 @@ def write_columns(table: str, columns: pa.Table, path: Path) -> pa.Table:
 
 
 def check(table: str, path: Path) -> None:
-    """Raises ValueError when table `table` is missing at `path` or its columns are not the schema's."""
+    """Raises ValueError when table `table` is missing or damaged at `path`, or its columns are not the schema's."""
     if not path.is_file():
         raise ValueError(f"table {table} is missing: {path} (run the stage that writes it)")
-    found = pq.read_schema(path)
+    found = parquet.schema(path)
     if not found.equals(SCHEMAS[table]):
         raise ValueError(f"{path} is not a {table} table: its columns are {found.names}")
 
@@ -278,13 +279,13 @@ def check(table: str, path: Path) -> None:
 def read(table: str, path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Table `table` from `path`, or only its `columns`, `text` by its first letter: most of a table is never looked at.
 
-    Raises ValueError when it is missing or its columns are not the schema's.
+    Raises ValueError when it is missing or damaged, or its columns are not the schema's.
     """
     check(table, path)
     if columns is None or "text" not in columns:
-        return pq.read_table(path, columns=None if columns is None else list(columns))
-    with pq.ParquetFile(path) as file:  # whoever asks for columns asks whether there is a text: millions of whole ones
-        parts = [_begun(part) for part in file.iter_batches(ROW_GROUP, columns=list(columns))]  # would fill the memory
+        return parquet.table(path, columns)
+    # whoever asks for columns asks whether there is a text: millions of whole ones would fill the memory
+    parts = [_begun(part) for part in parquet.batches(path, ROW_GROUP, columns)]
     return pa.Table.from_batches(parts, pa.schema([SCHEMAS[table].field(name) for name in columns]))
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -23,6 +22,7 @@ from torch import Tensor
 from eval.generate import choose_prompts, generated, real, watched
 from eval.metrics.fullref import mean_colour, psnr, psnr_pooled, ssim
 from eval.params import EvalParams
+from infra import parquet
 from sana_video import flow
 from sana_video.autoencoder import Autoencoder, load_autoencoder
 from sana_video.data.shards import ShardReader
@@ -214,7 +214,7 @@ def sources(root: Path, batches: Iterable[str]) -> list[Row]:
             raise FileNotFoundError(
                 f"{path}: the videos table of batch {batch} is missing (run `sana-video data ingest`)"
             )
-        for row in pq.read_table(path, columns=["source", "licence", "attribution", "reason"]).to_pylist():
+        for row in parquet.table(path, ["source", "licence", "attribution", "reason"]).to_pylist():
             if row["reason"] is None:
                 key = (row["source"] or "", row["licence"] or "", row["attribution"] or "")
                 found[key] = found.get(key, 0) + 1

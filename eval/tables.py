@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from infra import parquet
 from infra.storage import atomic_write
 
 ROW_GROUP = 65_536
@@ -105,12 +106,12 @@ def _key(table: str, row: Row) -> tuple[Any, ...]:
 
 
 def read(table: str, path: Path) -> list[dict[str, Any]]:
-    """The rows of table `table`. Raises ValueError when it is missing or its columns are not the schema's."""
+    """The rows of table `table`. Raises ValueError when it is missing or damaged, or has other columns."""
     if not path.is_file():
         raise ValueError(
             f"table {table} is missing: {path} (run `sana-video eval {'vae' if table == 'vae' else 't2v'}`)"
         )
-    result = pq.read_table(path)
+    result = parquet.table(path)
     if not result.schema.equals(SCHEMAS[table]):
         raise ValueError(f"{path} is not a {table} table: its columns are {result.schema.names}")
     return list(result.to_pylist())

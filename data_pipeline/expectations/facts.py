@@ -15,13 +15,13 @@ from typing import NamedTuple, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data_pipeline import tables
 from data_pipeline.caption.answer import REFUSAL
 from data_pipeline.caption.text import MOTION
 from data_pipeline.columns import Floats, codes, firsts, numbers
 from data_pipeline.curate import mark_repeated
+from infra import parquet
 
 BATCHED = ("videos", "clips", "scores", "captions")
 JOINED = ("twins", "classes", "selection", "quarantine")
@@ -126,9 +126,8 @@ def _columns(table: str, files: Sequence[Path], columns: Sequence[str]) -> pa.Ta
     parts = []
     for path in files:
         tables.check(table, path)
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(tables.ROW_GROUP, columns=list(dict.fromkeys(stored))):
-                parts += _with_facts(table, pa.Table.from_batches([batch]), columns).to_batches()
+        for batch in parquet.batches(path, tables.ROW_GROUP, list(dict.fromkeys(stored))):
+            parts += _with_facts(table, pa.Table.from_batches([batch]), columns).to_batches()
     empty = _with_facts(table, tables.SCHEMAS[table].empty_table(), columns)
     return pa.Table.from_batches(parts, empty.schema).unify_dictionaries()
 

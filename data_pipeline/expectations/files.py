@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data_pipeline import tables
 from data_pipeline.expectations.rules import equal, within
+from infra import parquet
 from infra.gates import Rule, Section
 
 
@@ -38,13 +38,13 @@ def _rows(paths: Mapping[str, Path]) -> Iterator[dict[str, object]]:
         table = parts[1]
         if not path.is_file():
             raise ValueError(f"table {table} is missing: {path} (run the stage that writes it)")
-        told, schema = _names(pq.read_schema(path)), _names(tables.SCHEMAS[table])
+        told, schema = _names(parquet.schema(path)), _names(tables.SCHEMAS[table])
         repeats = _repeats(path, tables.KEYS[table]) if told == schema else 0
         yield {"file": name, "columns": told, "schema": schema, "repeats": repeats}
 
 
 def _repeats(path: Path, key: str) -> int:
-    keys = pq.read_table(path, columns=[key]).column(key)
+    keys = parquet.table(path, [key]).column(key)
     rising = pc.less(keys.slice(0, max(0, len(keys) - 1)), keys.slice(1))
     return 0 if pc.all(rising, min_count=0).as_py() else len(keys) - pc.count_distinct(keys, mode="all").as_py()
 

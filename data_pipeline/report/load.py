@@ -14,11 +14,11 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data_pipeline import tables
 from data_pipeline.columns import Bools, Floats, Ints, at, codes, filled, numbers, places
 from data_pipeline.expectations.facts import Read, on_disk
+from infra import parquet
 
 Row = dict[str, Any]
 AFTER_RANGES = ("TWIN", "SPLIT_GUARD")  # reasons that look at other clips, asked once a clip is within its ranges
@@ -133,10 +133,10 @@ def rows_of(
     key, wanted = tables.KEYS[table] if table != "videos" else "video_id", pa.array(sorted(set(ids)), pa.string())
     found: dict[str, Row] = {}
     for batch in sorted(batches):
-        with pq.ParquetFile(root / "data" / table / f"{batch}.parquet") as file:
-            for part in file.iter_batches(tables.ROW_GROUP, columns=[key, *columns]):
-                for row in part.filter(pc.is_in(part.column(key), value_set=wanted)).to_pylist():
-                    found.setdefault(row[key], row)  # of a repeated clip the first batch's row counts
+        path = root / "data" / table / f"{batch}.parquet"
+        for part in parquet.batches(path, tables.ROW_GROUP, [key, *columns]):
+            for row in part.filter(pc.is_in(part.column(key), value_set=wanted)).to_pylist():
+                found.setdefault(row[key], row)  # of a repeated clip the first batch's row counts
     return found
 
 
@@ -145,8 +145,7 @@ def labels(root: Path, batches: Sequence[str], table: str, columns: Sequence[str
     found: dict[str, set[str]] = {name: set() for name in columns}
     for batch in batches:
         path = root / "data" / table / f"{batch}.parquet"
-        with pq.ParquetFile(path, read_dictionary=list(columns)) as file:
-            for part in file.iter_batches(tables.ROW_GROUP, columns=list(columns)):
-                for name in columns:
-                    found[name] |= {each for each in pc.unique(part.column(name)).to_pylist() if each}
+        for part in parquet.batches(path, tables.ROW_GROUP, columns, dictionaries=columns):
+            for name in columns:
+                found[name] |= {each for each in pc.unique(part.column(name)).to_pylist() if each}
     return {name: sorted(names) for name, names in found.items()}
