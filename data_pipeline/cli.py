@@ -263,7 +263,10 @@ def report(
     if only_throughput:
         from data_pipeline.report import throughput
 
-        throughput.write(job.root, batches, job.params.limit)
+        try:
+            throughput.write(job.root, batches, job.params.limit)
+        except ValueError as error:
+            refuse(str(error))
         typer.echo(job.root / throughput.PAGE)
         return
 

@@ -36,10 +36,16 @@ def write(root: Path, batches: Sequence[str], limit: LimitParams) -> dict[str, f
 
 
 def statuses(root: Path) -> list[Row]:
-    """What the stages of the data pipeline left when they last ended, in the order of the graph."""
+    """What the stages of the data pipeline left when they last ended, in the order of the graph.
+
+    Raises ValueError naming a status that is damaged.
+    """
     found = []
     for path in sorted((root / "runs" / "status").glob("*.json")):
-        status = json.loads(path.read_text())
+        try:
+            status = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{path} is no status of a stage ({error}): delete it, or run the stage again") from error
         if (name := str(status["stage"]).partition("@")[0]) in STAGES:
             found.append((STAGES.index(name), str(status["stage"]), status))
     return [status for _, _, status in sorted(found, key=lambda entry: entry[:2])]
