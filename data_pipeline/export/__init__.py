@@ -126,8 +126,8 @@ def claim(out: Path, digest: str) -> None:
         raise ValueError(f"--out {out} is no folder")
     path = out / PLAN
     if path.is_file():
-        if json.loads(path.read_bytes()) != {"export": digest}:
-            raise ValueError(f"--out {out} holds another export (other clips, sizes or settings): give an empty folder")
+        if (told := _told(path)) != digest:
+            raise ValueError(f"--out {out} {_other(told)}: give an empty folder")
     elif out.is_dir() and any(out.iterdir()):
         raise ValueError(f"--out {out} is not empty: give an empty folder, or that of an export to go on with")
     else:
@@ -143,10 +143,8 @@ def send_whole(uri: str, digest: str, root: Path, write: Callable[[Path], Counte
     there = sizes_at(uri)
     if PLAN in there:
         with local_copy(f"{uri.rstrip('/')}/{PLAN}") as path:
-            if json.loads(path.read_bytes()) != {"export": digest}:
-                raise ValueError(
-                    f"--out {uri} holds another export (other clips, sizes or settings): give an empty one"
-                )
+            if (told := _told(path)) != digest:
+                raise ValueError(f"--out {uri} {_other(told)}: give an empty prefix")
         if MANIFEST in there:
             return {"sent": 0}
     elif there:
@@ -157,6 +155,21 @@ def send_whole(uri: str, digest: str, root: Path, write: Callable[[Path], Counte
     sent = send(folder, uri, last=MANIFEST)
     shutil.rmtree(folder)
     return {**counters, "sent": sent}
+
+
+def _told(path: Path) -> str | None:
+    """Which export a folder says it holds; None where the file that tells is not one of ours."""
+    try:
+        told = json.loads(path.read_bytes())
+    except ValueError:  # cut short, or of somebody else
+        return None
+    return str(told["export"]) if isinstance(told, dict) and told.keys() == {"export"} else None
+
+
+def _other(told: str | None) -> str:
+    if told is None:
+        return f"holds something else: its {PLAN} is none of ours"
+    return "holds another export (other clips, sizes or settings)"
 
 
 def written(path: Path, value: object) -> Path:

@@ -20,6 +20,7 @@ from s3_server import s3_server
 from data_pipeline import export
 from data_pipeline.encode import Kept
 from data_pipeline.export import Item, Plan, hf, sana
+from infra.stage import classify
 from sana_video.text import with_motion
 
 FRAMES, FPS, SIZES = 5, 16, ((48, 96), (96, 48))
@@ -178,6 +179,14 @@ def test_a_folder_of_something_else_is_refused(root: Path, tmp_path: Path) -> No
         export.claim(tmp_path / "my.zips", one)
 
 
+@pytest.mark.parametrize("told", [b'{"export": "ab', b"", b"\xff\xfe", b"[]", b'{"other": 1}'])
+def test_a_folder_whose_plan_is_none_of_ours_is_refused(root: Path, tmp_path: Path, told: bytes) -> None:
+    (tmp_path / ".export.json").write_bytes(told)
+    with pytest.raises(ValueError, match="holds something else") as error:
+        export.claim(tmp_path, plan(root).digest("sana"))
+    assert classify(error.value).exit_code == 2
+
+
 def test_an_endpoint_counts_as_qwen_by_the_model_it_was_asked_for() -> None:
     told = item(0)
     asked = replace(told, caption=told.caption | {"captioner": "endpoint", "model": "Qwen/Qwen2.5-VL-7B-Instruct"})
@@ -250,5 +259,8 @@ def test_an_export_goes_to_a_prefix_whole_or_goes_on_there(root: Path, tmp_path:
         assert export.send_whole("s3://out/films", "one", tmp_path, write)["sent"] == 2
         with pytest.raises(ValueError, match="holds another export"):
             export.send_whole("s3://out/films", "two", tmp_path, write)
+        client.put_object(Bucket="out", Key="films/.export.json", Body=b'{"expo')
+        with pytest.raises(ValueError, match="s3://out/films holds something else"):
+            export.send_whole("s3://out/films", "one", tmp_path, write)
         with pytest.raises(ValueError, match="s3://out/taken is not empty"):
             export.send_whole("s3://out/taken", "one", tmp_path, write)
