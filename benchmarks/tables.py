@@ -100,7 +100,7 @@ def make(root: Path, rows: int) -> None:
     source = pa.array([f"source{n}" for n in range(SOURCES)])
     sizes = {"width": fixed(1280, videos), "height": fixed(720, videos), "rotation": fixed(0, videos)}
     films = {"bytes": pa.array(np.full(videos, 9)), "fps": reals(24.0, videos), "duration": reals(1200.0, videos)}
-    told = {"batch": words("film", videos), "licence": words("CC0", videos)}
+    told = {"batch": words("film", videos), "licence": words("CC0", videos), "origin": words("real", videos)}
     own = {
         "video_id": ids,
         "uri": ids,

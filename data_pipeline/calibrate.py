@@ -58,7 +58,8 @@ RULES = {
 def run(videos: pa.Table, clips: pa.Table, scores: pa.Table) -> list[Row]:
     """By source: `clips`, `origin`, `enough`, `measures` {name: {n, nulls, p1 …}}, `ranges`, `drops`, `drops_any`.
 
-    Counted are clips that were cut and scored. `drops` gives shares of them: {name: {low, high, missing}}.
+    `origin` is real, synthetic, both, or unknown where the videos table does not know the source. Counted are clips
+    that were cut and scored. `drops` gives shares of them: {name: {low, high, missing}}.
     """
     live = clips.filter(pc.is_null(clips.column("reason")))
     scored = scores.filter(pc.is_null(scores.column("reason")))
@@ -71,20 +72,21 @@ def run(videos: pa.Table, clips: pa.Table, scores: pa.Table) -> list[Row]:
     values = {name: numbers(scored.column(name))[where[order]] for name in measures}
     origins = _origins(videos)
     return [
-        _of_source(name, origins.get(name), {m: v[edges[at] : edges[at + 1]] for m, v in values.items()})
+        _of_source(name, origins.get(name, "unknown"), {m: v[edges[at] : edges[at + 1]] for m, v in values.items()})
         for at, name in enumerate(names)
     ]
 
 
-def _origins(videos: pa.Table) -> dict[str, str | None]:
-    """real or synthetic, by source, where the videos table tells."""
-    if "origin" not in videos.schema.names:
-        return {}
-    told = videos.group_by(["source", "origin"]).aggregate([]).to_pylist()
-    return {row["source"]: row["origin"] for row in told if row["source"] is not None}
+def _origins(videos: pa.Table) -> dict[str, str]:
+    """real, synthetic or both, by source, of the videos that go on."""
+    told = videos.filter(pc.is_null(videos.column("reason"))).group_by(["source", "origin"]).aggregate([]).to_pylist()
+    found: dict[str, str] = {}
+    for row in told:
+        found[row["source"]] = "both" if row["source"] in found else row["origin"]
+    return found
 
 
-def _of_source(name: str, origin: str | None, values: Mapping[str, Floats]) -> Row:
+def _of_source(name: str, origin: str, values: Mapping[str, Floats]) -> Row:
     clips = len(next(iter(values.values())))
     measures = {measure: spread(each) for measure, each in values.items()}
     told = {measure: rule for measure, rule in RULES.items() if measures[measure]["n"] >= max(MIN_CLIPS, clips / 2)}
@@ -153,8 +155,7 @@ def fragment(sources: Sequence[Row], params: CurateParams) -> str:
 
 def _section(name: str, stated: Mapping[str, Range | None], row: Row | None) -> Iterator[str]:
     ranges = {**stated, **(row["ranges"] if row else {})}
-    kind = f", {row['origin']}" if row and row["origin"] else ""
-    about = f"{row['clips']:,} clips{kind}" if row else "as it stands"
+    about = f"{row['clips']:,} clips, {row['origin']}" if row else "as it stands"
     if row and not row["enough"]:
         about += f": too few to suggest from, {MIN_CLIPS} are needed"
     if row and row["ranges"]:

@@ -9,8 +9,9 @@ Where footage comes from and under which licence stands in `sources.yaml` in the
         licence: CC-BY-3.0
         attribution: "(c) 2008 Blender Foundation, www.bigbuckbunny.org"
         url: "https://www.bigbuckbunny.org"
+        origin: real                 # or synthetic, of what a model made; real where it is left out
 
-Without it the source is the batch's name and the licence "unstated".
+Without it the source is the batch's name, the licence "unstated" and the origin "real".
 
 Every entry of the folder is a row, but for hidden files and what usually lies beside films (SIDE_FILES). A name is
 believed in nothing: it decides only whether a file is looked into, and no link is followed out of the batch.
@@ -40,7 +41,7 @@ from sana_video.video.probe import VideoInfo, probe
 if TYPE_CHECKING:
     from data_pipeline.tables import Row
 
-INGEST_VERSION = 2
+INGEST_VERSION = 3
 
 SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".vob",
@@ -71,7 +72,7 @@ class SourceRule(BaseModel):
     licence: Text
     attribution: Text
     url: Text
-    origin: Literal["real", "synthetic"] = "real"  # of a synthetic source the captions never repeat its own prompts
+    origin: Literal["real", "synthetic"] = "real"  # synthetic: a model made it, and its own prompts are never captions
 
 
 class Sources(BaseModel):
@@ -236,6 +237,7 @@ def _row(batch: str, place: str, name: str, sources: Sources | None, found: Foun
         "video_id": found.video_id,
         "batch": batch,
         "source": rule.source if rule else batch,
+        "origin": rule.origin if rule else "real",
         "uri": printable(_relative(name, root)),
         "bytes": found.size,
         "licence": rule.licence if rule else "unstated",

@@ -29,6 +29,7 @@ VIDEOS = pa.schema(
         ("video_id", _str),  # sha256 of the file's bytes, base32, 26 characters; "" where the bytes could not be read
         ("batch", _str),
         ("source", _str),
+        ("origin", _str),  # real | synthetic, of the source: whether a model made it
         ("uri", _str),  # local path relative to the project, or s3://…
         ("bytes", _i64),
         ("container", _str),

@@ -62,7 +62,7 @@ def run(
     prompts = originals(videos, batch, root)
     if params.captioner == "template":
         return _from_measures(videos, live, measured, reasons, prompts, params, track)
-    rewritten = prompts if params.rewrite == "all" else _only(prompts, synthetic(videos, batch, root))
+    rewritten = prompts if params.rewrite == "all" else _only(prompts, synthetic(videos))
     uris = {row["video_id"]: row["uri"] for row in videos.to_pylist() if row["reason"] is None}
     wanted = [row for row in live if reasons[row["clip_id"]] is None]
     captioner = open_captioner(params, root)

@@ -17,7 +17,6 @@ import pyarrow as pa
 
 from data_pipeline.caption.ask import MAX_ORIGINAL
 from data_pipeline.caption.text import clean
-from data_pipeline.ingest import read_sources
 from infra.storage import is_remote, list_files, local_copy
 
 FILE = "prompts.jsonl"
@@ -34,14 +33,9 @@ def originals(videos: pa.Table, uri: str, root: Path) -> dict[str, str]:
     return {video_id: text for video_id, text in found.items() if text}
 
 
-def synthetic(videos: pa.Table, uri: str, root: Path) -> set[str]:
-    """The ids of videos that no camera took, as sources.yaml of the batch at `uri` states."""
-    place = uri if is_remote(uri) else str(root / uri)
-    sources = read_sources(place, uri)
-    if sources is None:
-        return set()
-    rules = {row["video_id"]: sources.of(inside(row["uri"], place, root)) for row in _good(videos)}
-    return {video_id for video_id, rule in rules.items() if rule is not None and rule.origin == "synthetic"}
+def synthetic(videos: pa.Table) -> set[str]:
+    """The ids of videos that a model made, as sources.yaml stated when they were taken in."""
+    return {row["video_id"] for row in _good(videos) if row["origin"] == "synthetic"}
 
 
 def inside(uri: str, place: str, root: Path) -> str:

@@ -27,8 +27,9 @@ from data_pipeline.params import Clips
 from infra.storage import atomic_text, local_copy, send, sizes_at
 from sana_video.data.buckets import Size
 
-VERSION = 1  # of what an export holds
+VERSION = 2  # of what an export holds
 PLAN = ".export.json"  # in the folder from the first moment on
+STATED = ("source", "origin", "licence", "attribution")  # of each clip, wherever it goes
 MANIFEST = "manifest.json"  # the last to be written: sha256 of every file
 
 Row = dict[str, Any]
@@ -44,6 +45,7 @@ class Item:
     kept: Kept
     size: Size
     source: str
+    origin: str
     licence: str
     attribution: str
     video_id: str
@@ -72,8 +74,8 @@ class Plan:
     def digest(self, form: str) -> str:
         told = [VERSION, form, self.frames, self.fps, self.allow_stand_ins, self.ranges, self.clips]
         clips = [
-            [item.key, item.kept.span, item.kept.subset, item.size, item.source, item.licence, item.attribution,
-             item.scores, item.caption]
+            [item.key, item.kept.span, item.kept.subset, item.size, item.source, item.origin, item.licence,
+             item.attribution, item.scores, item.caption]
             for item in self.items
         ]  # fmt: skip
         return hashlib.sha256(json.dumps([told, clips], sort_keys=True).encode()).hexdigest()
@@ -91,7 +93,7 @@ def items(
     found = []
     for kept in kept_clips(videos, clips, scores, captions, selection)[:limit]:
         film = films[film_of[kept.clip_id]]
-        stated = (film["source"], film["licence"] or "unstated", film["attribution"] or "")
+        stated = (film["source"], film["origin"], film["licence"] or "unstated", film["attribution"] or "")
         known = measured[kept.clip_id], told[kept.clip_id]
         found.append(Item(kept, size_of(kept, sizes), *stated, film["video_id"], *known))
     return found
@@ -110,12 +112,9 @@ def stand_ins(found: Iterable[Item]) -> list[str]:
 
 
 def licences(found: Iterable[Item]) -> list[Row]:
-    """Source, licence, attribution and how many clips, as a card states them."""
-    counts = Counter((item.source, item.licence, item.attribution) for item in found)
-    return [
-        {"source": source, "licence": licence, "attribution": attribution, "clips": count}
-        for (source, licence, attribution), count in sorted(counts.items())
-    ]
+    """Source, origin, licence, attribution and how many clips, as a card states them."""
+    counts = Counter(tuple(getattr(item, name) for name in STATED) for item in found)
+    return [dict(zip(STATED, stated, strict=True)) | {"clips": count} for stated, count in sorted(counts.items())]
 
 
 def claim(out: Path, digest: str) -> None:

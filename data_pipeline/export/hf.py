@@ -21,28 +21,17 @@ import yaml
 
 from data_pipeline import tables
 from data_pipeline.encode import decoded
-from data_pipeline.export import MANIFEST, Item, Plan, Row, Track, licences, stand_ins, written
+from data_pipeline.export import MANIFEST, STATED, Item, Plan, Row, Track, licences, stand_ins, written
 from infra.storage import atomic_text, atomic_write, require_space, sha256_file
 from sana_video.video.mp4 import encode_mp4
 
 FILES_A_FOLDER = 10_000
-_STATED = [
-    "file_name",
-    "caption",
-    "source",
-    "licence",
-    "attribution",
-    "clip_id",
-    "video_id",
-    "width",
-    "height",
-    "frames",
-]
+_FIRST = ["file_name", "caption", *STATED, "clip_id", "video_id", "width", "height", "frames"]
 OF = {"selection": "", "sft": " of the SFT set"}
 _TOLD = ("original", "category", "style", "captioner", "model")
 _MEASURED = [f for f in tables.SCORES if f.name not in ("clip_id", "phash", "embedding", "height", "width", "reason")]
 SCHEMA = pa.schema(
-    [(name, pa.int32() if name in ("width", "height", "frames") else pa.string()) for name in _STATED]
+    [(name, pa.int32() if name in ("width", "height", "frames") else pa.string()) for name in _FIRST]
     + [("fps", pa.float64())]
     + [(name, pa.string()) for name in _TOLD]
     + _MEASURED
@@ -86,7 +75,7 @@ def _row(item: Item, place: str, plan: Plan) -> Row:
         **{name: item.caption[name] for name in _TOLD},
         "file_name": place.partition("/")[2],
         "caption": item.caption["text"],
-        **{name: getattr(item, name) for name in ("source", "licence", "attribution", "video_id")},
+        **{name: getattr(item, name) for name in (*STATED, "video_id")},
         "clip_id": item.key,
         "height": item.size[0],
         "width": item.size[1],
@@ -114,17 +103,15 @@ def card(plan: Plan) -> str:
         "task_categories": ["text-to-video"],
         "configs": [{"config_name": "default", "data_files": files}],
     }
-    table = ["| source | licence | attribution | clips |", "|---|---|---|---|"]
-    table += [
-        f"| {' | '.join(_cell(str(row[name])) for name in ('source', 'licence', 'attribution', 'clips'))} |"
-        for row in licences(plan.items)
-    ]
+    columns = (*STATED, "clips")
+    table = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    table += [f"| {' | '.join(_cell(str(row[name])) for name in columns)} |" for row in licences(plan.items)]
     standing = "".join(f"- {_cell(name)}\n" for name in stand_ins(plan.items)) or "None.\n"
     return (
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# Video clips with captions\n\n"
         f"{sides['train']} clips{OF[plan.clips]} to train on and {sides['val']} held out, of {plan.frames} frames at "
         f"{plan.fps} frames per second. `metadata.parquet` beside the clips holds caption, scores, licence and "
-        "attribution of each.\n\n"
+        "attribution of each, and whether a camera or a model made it (`origin`: real or synthetic).\n\n"
         "## Licences\n\n" + "\n".join(table) + "\n\nThe clips are parts of these films, scaled and cropped; keep the "
         f"attributions.\n\n## Stand-ins\n\nWhat stood in for a production model, as the columns name it:\n\n{standing}"
     )

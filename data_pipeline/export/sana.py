@@ -29,7 +29,19 @@ from typing import Any
 import yaml
 
 from data_pipeline.encode import decoded
-from data_pipeline.export import MANIFEST, Item, Plan, Row, Say, Track, is_stand_in, licences, stand_ins, written
+from data_pipeline.export import (
+    MANIFEST,
+    STATED,
+    Item,
+    Plan,
+    Row,
+    Say,
+    Track,
+    is_stand_in,
+    licences,
+    stand_ins,
+    written,
+)
 from infra.storage import atomic_text, require_space, sha256_file
 from sana_video.video.mp4 import encode_mp4
 
@@ -109,9 +121,7 @@ def _facts(item: Item, plan: Plan) -> Row:
         "height": item.size[0],
         "frames": plan.frames,
         "fps": plan.fps,
-        "source": item.source,
-        "licence": item.licence,
-        "attribution": item.attribution,
+        **{name: getattr(item, name) for name in STATED},
         "captioner": item.caption["captioner"],
         "stand_ins": stand_ins([item]),
     }

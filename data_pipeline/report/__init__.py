@@ -43,7 +43,7 @@ def gather(root: Path, batches: Sequence[str], params: DataParams, track: Track)
     """All that the page shows."""
     read = on_disk(root, batches)
     chosen = load.chosen(root, batches)
-    videos = read("videos", ["source", "uri", "duration", "licence", "attribution", "reason"])
+    videos = read("videos", ["source", "origin", "uri", "duration", "licence", "attribution", "reason"])
     made_by = _made_by(root, batches)
     measures = list(measured(chosen, params, dict(made_by)))
     dropped, captioned = examples.by_reason(chosen), examples.captioned(chosen)

@@ -143,10 +143,10 @@ def _axis(values: Floats, marks: Sequence[float]) -> tuple[float, float, int]:
 
 
 def by_source(videos: pa.Table) -> list[Row]:
-    """Files, rejected files and hours by source, licence and attribution, in order."""
+    """Files, rejected files and hours by source, origin, licence and attribution, in order."""
     rejected = filled(videos.column("reason"))
     hours = np.where(rejected, 0.0, np.nan_to_num(numbers(videos.column("duration")))) / 3600
-    keys = ["source", "licence", "attribution"]
+    keys = ["source", "origin", "licence", "attribution"]
     table = videos.select(keys).append_column("rejected", pa.array(rejected.astype(np.int64)))
     grouped = table.append_column("hours", pa.array(hours)).group_by(keys, use_threads=False)
     found = grouped.aggregate([("rejected", "count"), ("rejected", "sum"), ("hours", "sum")]).to_pylist()

@@ -359,6 +359,7 @@ def _videos(content: Content) -> list[Safe]:
     rows = [
         [
             _foreign(row["source"], 60),
+            row["origin"] or "",
             count(row["rejected_count"]),
             count(row["rejected_sum"]),
             f"{row['hours_sum']:.3f}",
@@ -367,8 +368,8 @@ def _videos(content: Content) -> list[Safe]:
         ]
         for row in content.videos
     ]
-    head = ("source", "files", "refused", "hours", "licence", "attribution")
-    parts = [data_table("Files by source and licence", head, rows, numbers=(1, 2, 3))]
+    head = ("source", "origin", "files", "refused", "hours", "licence", "attribution")
+    parts = [data_table("Files by source and licence", head, rows, numbers=(2, 3, 4))]
     if content.refused:
         refused = [
             [name, count(found), el("ul", [el("li", _foreign(f"{row['uri']}: {row['reason']}")) for row in rows_])]

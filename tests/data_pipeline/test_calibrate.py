@@ -32,7 +32,10 @@ def report() -> list[dict[str, Any]]:
         for n, c in enumerate(clips[:-1])
     ]  # fmt: skip
     scores.append({"clip_id": "bad", "reason": "DECODE_FAILED"})
-    return run(table("videos", []), table("clips", clips), table("scores", scores))
+    videos = [{"uri": f"{n}", "source": "a: b", "origin": "real"} for n in range(3)]
+    videos += [{"uri": "4", "source": "a: b", "origin": "synthetic", "reason": "TRUNCATED"}]
+    videos += [{"uri": "5", "source": "few", "origin": "synthetic"}]
+    return run(table("videos", videos), table("clips", clips), table("scores", scores))
 
 
 def test_percentiles_nulls_and_ranges_by_source() -> None:
@@ -52,6 +55,15 @@ def test_percentiles_nulls_and_ranges_by_source() -> None:
     assert "nsfw" not in one["ranges"], "nobody measured it"
     assert "brightness" not in one["ranges"], "there is no rule"
     assert (few["enough"], few["ranges"], few["clips"]) == (False, {}, 5)
+    assert (one["origin"], few["origin"]) == ("real", "synthetic")
+
+
+def test_a_source_of_both_origins_says_so() -> None:
+    videos = [{"uri": each, "source": "s", "origin": each} for each in ("real", "synthetic")]
+    clips = [{"clip_id": "a", "source": "s"}, {"clip_id": "b", "source": "renamed"}]
+    scores = [{"clip_id": each["clip_id"]} for each in clips]
+    rows = run(table("videos", videos), table("clips", clips), table("scores", scores))
+    assert {row["source"]: row["origin"] for row in rows} == {"s": "both", "renamed": "unknown"}
 
 
 def test_the_share_that_each_bound_would_drop() -> None:
@@ -79,11 +91,12 @@ def test_the_fragment_is_a_valid_section_that_says_what_it_rests_on() -> None:
     assert loaded.ranges["default"] == params.ranges["default"] and loaded.validation == 0.15
     assert loaded.ranges["gone"] == params.ranges["gone"]
     own = loaded.ranges_of("a: b")
-    assert own["flow_motion"] == (0.39, 19.61) or own["flow_motion"][1] == 19.61
+    assert own["flow_motion"] == (0.394, 19.61)
     assert own["vmaf_percentile"] == (2.0, 98.0)
     assert loaded.ranges["a: b"].stated()["brightness"] is None
     assert loaded.ranges_of("few") == loaded.ranges_of("another")
     assert f"too few to suggest from, {MIN_CLIPS} are needed" in text
+    assert '"a: b":  # 201 clips, real;' in text and '"few": {}  # 5 clips, synthetic: too few' in text
     assert "drops 2.0% below, 2.0% above, 1.5% not measured" in text
     assert text == fragment(report(), params)
 

@@ -320,11 +320,8 @@ class Project:
     def __init__(self, root: Path, make_video: Callable[..., Path]) -> None:
         self.root = root
         make_video(root / "raw" / "film.mp4", seconds=3.0, fps=24, shots=2)
-        (root / "raw" / "sources.yaml").write_text(
-            'sources:\n  - {match: "*", source: film, licence: CC0, attribution: a, url: u, origin: synthetic}\n'
-        )
         spans = {"a": 0.0, "b": 0.75, "c": 2.0, "late": 60.0}
-        self.videos = table("videos", [{"video_id": "v", "uri": "raw/film.mp4", "width": 160, "height": 96}])
+        self.videos = self.film("synthetic")
         self.clips = table(
             "clips",
             [
@@ -334,6 +331,10 @@ class Project:
             ],
         )  # fmt: skip
         self.scores = table("scores", [{"clip_id": name, **MEASURED} for name in spans])
+
+    def film(self, origin: str) -> pa.Table:
+        one = {"video_id": "v", "uri": "raw/film.mp4", "origin": origin, "width": 160, "height": 96}
+        return table("videos", [one])
 
     def run(self, server: Server, **changes: Any) -> dict[str, dict[str, Any]]:
         section = {
@@ -444,7 +445,7 @@ def test_a_real_sources_prompt_is_rewritten_where_that_is_asked(
     project: Project, serve: Callable[[Script], Server]
 ) -> None:
     (project.root / "raw" / "prompts.jsonl").write_text(json.dumps({"file": "film.mp4", "prompt": "holiday"}) + "\n")
-    (project.root / "raw" / "sources.yaml").unlink()
+    project.videos = project.film("real")
     server = serve(good)
     assert project.run(server)["a"]["original"] == "holiday"
     assert all(part["type"] == "image_url" for part in server.seen[0]["body"]["messages"][1]["content"])

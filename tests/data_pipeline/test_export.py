@@ -44,6 +44,7 @@ def item(n: int, stand_in: bool = False, **more: Any) -> Item:
         "captioner": "template (stand-in for Qwen2.5-VL)" if stand_in else "qwen2.5-vl",
     }  # fmt: skip
     known: dict[str, Any] = {"source": EVIL if n == 3 else "film", "licence": "CC BY 3.0", "attribution": f"(c) {EVIL}"}
+    known["origin"] = "synthetic" if n == 3 else "real"
     return Item(clip, (48, 96), **(known | more), video_id="v", scores=scores, caption=caption)
 
 
@@ -121,12 +122,16 @@ def test_the_official_loader_reads_what_was_kept_and_no_held_out_clip(root: Path
         assert (info["height"], info["width"]) == nearest
         source = item(int(entry["key"][-1]))
         assert prompt == with_motion(source.caption["text"], source.scores["flow_motion"])
-        assert (info["licence"], info["attribution"]) == (source.licence, source.attribution)
+        assert [info[name] for name in export.STATED] == [getattr(source, name) for name in export.STATED]
         assert entry.keys() == {"info", "cache_key", "key", "zip_file", "ext", "json_name", "dataset_name"}
         assert entry["cache_key"] == f"{entry['dataset_name']}/{entry['key']}" and entry["info"] == {}
         assert 1.0 <= sum(read.side(entry, "_unimatch")["unimatch_flow_score"]) / 2 <= 30.0
         assert read.side(entry, "_dover") == {"dover_score": 0.6}
         assert read.side(entry, "_vmafmotion") == {"vmafmotion_score": 2.5}
+    card = json.loads((tmp_path / "dataset_card.json").read_text())
+    assert {(each["source"], each["origin"], each["clips"]) for each in card["sources"]} == {
+        ("film", "real", 4), (EVIL, "synthetic", 1),
+    }  # fmt: skip
     with zipfile.ZipFile(tmp_path / "train" / "film" / "00000.zip") as archive:
         assert {each.compress_type for each in archive.infolist()} == {zipfile.ZIP_STORED}
         assert [each.filename for each in archive.infolist()] == ["clip0.mp4", "clip0.json", "clip1.mp4", "clip1.json"]
@@ -206,7 +211,7 @@ def test_a_folder_of_videos_with_a_table(root: Path, tmp_path: Path) -> None:
             assert len(list(container.decode(video=0))) == FRAMES
         known = item(int(row["clip_id"][-1]), stand_in=True)
         assert row["caption"] == known.caption["text"] and row["flow_pairs"] == known.scores["flow_pairs"]
-        assert (row["source"], row["licence"], row["attribution"]) == (known.source, known.licence, known.attribution)
+        assert [row[name] for name in export.STATED] == [getattr(known, name) for name in export.STATED]
         assert row["flow_estimator"] == "opencv-dis (stand-in for UniMatch)"
     assert pq.read_table(tmp_path / "val" / "metadata.parquet").column("clip_id").to_pylist() == ["clip4"]
     card = (tmp_path / "README.md").read_text()
@@ -214,7 +219,7 @@ def test_a_folder_of_videos_with_a_table(root: Path, tmp_path: Path) -> None:
     assert front["configs"][0]["data_files"][1] == {"split": "validation", "path": "val/**"}
     assert "4 clips to train on and 1 held out" in card and "classical (stand-in for DOVER)" in card
     assert "<script>" not in card
-    assert "| film | CC BY 3.0 |" in card
+    assert "| film | real | CC BY 3.0 |" in card and "| synthetic | CC BY 3.0 |" in card
     before = (tmp_path / "manifest.json").read_bytes()
     (tmp_path / "train" / rows[1]["file_name"]).unlink()
     assert hf.write(tmp_path, plan(root, stand_in=True), track)["written"] == 1

@@ -163,7 +163,8 @@ def test_source_and_licence_come_from_the_batch_or_are_unstated(tmp_path: Path, 
     make_video(raw / "bbb.mp4", seconds=1)
     make_video(raw / "other.mp4", seconds=1, seed=1)
     plain = rows_of(tmp_path)["bbb.mp4"]
-    assert (plain["source"], plain["licence"], plain["attribution"]) == ("film", "unstated", None)
+    stated = ("source", "origin", "licence", "attribution")
+    assert [plain[key] for key in stated] == ["film", "real", "unstated", None]
     rule = {
         "match": "bbb*",
         "source": "bunny",
@@ -173,8 +174,11 @@ def test_source_and_licence_come_from_the_batch_or_are_unstated(tmp_path: Path, 
     }
     (raw / "sources.yaml").write_text(yaml.safe_dump({"sources": [rule]}))
     rows = rows_of(tmp_path)
-    assert [rows["bbb.mp4"][key] for key in ("source", "licence", "attribution")] == ["bunny", "CC-BY-3.0", "(c) 2008"]
-    assert rows["other.mp4"]["licence"] == "unstated"
+    assert [rows["bbb.mp4"][key] for key in stated] == ["bunny", "real", "CC-BY-3.0", "(c) 2008"]
+    assert [rows["other.mp4"][key] for key in stated] == ["film", "real", "unstated", None]
+    (raw / "sources.yaml").write_text(yaml.safe_dump({"sources": [{**rule, "origin": "synthetic"}]}))
+    rows = rows_of(tmp_path)
+    assert (rows["bbb.mp4"]["origin"], rows["other.mp4"]["origin"]) == ("synthetic", "real")
 
 
 @pytest.mark.parametrize(

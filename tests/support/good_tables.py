@@ -47,8 +47,8 @@ def set_aside(rows: Rows, asked: DataParams) -> list[dict[str, Any]]:
 
 def video(name: str, source: str) -> dict[str, Any]:
     return row(
-        "videos", video_id=name, batch=source, uri=f"{name}.mp4", source=source, licence="CC0", bytes=9, width=160,
-        height=96, rotation=0, fps=24.0, duration=60.0,
+        "videos", video_id=name, batch=source, uri=f"{name}.mp4", source=source, origin="real", licence="CC0", bytes=9,
+        width=160, height=96, rotation=0, fps=24.0, duration=60.0,
     )  # fmt: skip
 
 
