@@ -18,14 +18,23 @@ from typer.testing import CliRunner
 from data_pipeline import ingest
 from data_pipeline.cli import app
 from infra.settings import AppContext
+from sana_video.data.shards import read_index
 
 ROOT = Path(__file__).resolve().parents[2]
 Rows = list[dict[str, Any]]
 
 
-def sana(root: Path, *words: str) -> None:
+MEASURED = ("flow_motion", "vmaf_motion", "saturation")
+WIDE = ["--set", f"data.curate.ranges.default={{{', '.join(f'{name}: [0, 255]' for name in MEASURED)}}}"]
+LOW = ["min_clips=1", "min_kept=1", "kept_fraction=[0, 1]", "max_nulls=1"]
+LOW += [f"budgets.{boundary}.others=1" for boundary in ("ingest", "split", "scores", "captions")]
+BARS = [word for bar in LOW for word in ("--set", f"data.gate.{bar}")]
+
+
+def sana(root: Path, *words: str, code: int = 0) -> str:
     result = CliRunner().invoke(app, list(words), obj=AppContext(root, root / "params.yaml"))
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == code, result.output
+    return result.output
 
 
 @pytest.fixture(scope="module", params=["quick", pytest.param("whole", marks=pytest.mark.slow)])
@@ -118,3 +127,27 @@ def test_the_same_bytes_again(project: tuple[Path, list[Entry]]) -> None:
     before = (root / "data" / "videos" / "hostile.parquet").read_bytes()
     sana(root, "ingest", "--batch", "hostile")
     assert (root / "data" / "videos" / "hostile.parquet").read_bytes() == before
+
+
+def test_what_is_left_goes_to_the_end_once_the_bars_are_low(project: tuple[Path, list[Entry]], tmp_path: Path) -> None:
+    """A batch of damage is red, and nothing is made of it. With every bar down, all that can be read is encoded."""
+    root, entries = project
+    assert "budgets" in sana(root, "gate", "data", code=3)
+    for words in (["encode", "--view", "pixels"], ["export", "--format", "hf", "--out", str(tmp_path / "hf")]):
+        assert "gate data is red" in sana(root, *words, code=3)
+    assert not (root / "data" / "shards").exists() and not (tmp_path / "hf").exists()
+    for stage in (["curate"], ["gate", "data", *BARS], ["encode", "--view", "pixels"], ["report"]):
+        sana(root, *stage, *WIDE)
+    sana(root, "gate", "shards", "--view", "pixels", *WIDE)
+    out = ["--out", str(tmp_path / "hf"), "--view", "pixels"]
+    sana(root, "export", "--format", "hf", *out, *WIDE)
+    kept = {row["clip_id"] for row in table(root, "selection") if row["keep"]}
+    assert len(kept) > 2
+    assert set(read_index(root / "data" / "shards" / "pixels").column("key").to_pylist()) == kept
+    assert {path.stem for path in (tmp_path / "hf").rglob("*.mp4")} == kept
+    steps = dict(line.rsplit(",", 1) for line in (root / "reports/data/funnel.csv").read_text().splitlines()[1:])
+    assert int(steps["kept"]) == len(kept)
+    page = (root / "reports" / "data" / "report.html").read_text()
+    refused = Counter(code(row["reason"]) for row in table(root, "videos") if row["reason"])
+    assert sum(refused.values()) + len({row["video_id"] for row in table(root, "clips")}) == len(entries)
+    assert all(name in page for name in refused)
