@@ -1,6 +1,6 @@
 """Near copies among a million hashes, and among a hundred thousand embeddings: time, peak memory, recall, on one CPU.
 
-    python benchmarks/dedup.py
+    python benchmarks/dedup.py --out benchmarks/results/dedup.json
     python benchmarks/dedup.py --hashes 200000 --vectors 0
 
 Random clips of ten hashes that change by a few bits from frame to frame, one clip in ten with a planted copy: each
@@ -16,6 +16,7 @@ import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np

@@ -247,10 +247,8 @@ def test_an_extra_that_is_absent_is_one_line(
         batch.scores(**{key: value})
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "column"),
-    [pytest.param("text", "rapidocr", "text_area", marks=pytest.mark.slow), ("nsfw", "nudenet", "nsfw")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("key", "value", "column"), [("text", "rapidocr", "text_area"), ("nsfw", "nudenet", "nsfw")])
 def test_extras_are_measured_alone_where_asked_for(single: Batch, key: str, value: str, column: str) -> None:
     pytest.importorskip(value)
     single.scores()

@@ -1,8 +1,12 @@
-"""The optional detectors on drawn pictures, where they are installed; and the line for where they are not."""
+"""The optional detectors: what we make of their findings, told by an engine that finds what a picture says; the
+packages themselves on drawn pictures, where they are installed; and the line for where they are not.
+"""
 
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,6 +31,54 @@ def test_few_pictures_are_spread_over_the_clip() -> None:
     assert extras.few_indices(3) == [0, 1, 2]
 
 
+def blank(red: int, blue: int = 0, count: int = 1) -> np.ndarray:
+    """Pictures of one colour: an engine that is handed BGR sees `blue` first."""
+    return np.full((count, 40, 80, 3), (red, 0, blue), np.uint8)
+
+
+class FindsBoxes:
+    """In the place of rapidocr's engine: as many boxes as the picture's red says, two of them over each other."""
+
+    BOXES = ((0, 0, 19, 9), (10, 0, 29, 9), (40, 20, 79, 39))
+
+    def __init__(self, **settings: Any) -> None:
+        pass
+
+    def __call__(self, bgr: np.ndarray, use_det: bool, use_cls: bool, use_rec: bool) -> SimpleNamespace:
+        assert (use_det, use_cls, use_rec) == (True, False, False) and bgr.flags.c_contiguous
+        boxes = [[[a, b], [c, b], [c, d], [a, d]] for a, b, c, d in self.BOXES[: int(bgr[0, 0, 2])]]
+        return SimpleNamespace(boxes=np.array(boxes, np.float32) if boxes else None)
+
+
+def test_the_area_is_the_union_of_the_boxes_mean_over_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rapidocr", SimpleNamespace(RapidOCR=FindsBoxes))
+    detector = extras.TextDetector()
+    assert detector.area(blank(0)) == 0.0
+    assert detector.area(blank(1)) == pytest.approx(20 * 10 / 3200)
+    assert detector.area(blank(2)) == pytest.approx(30 * 10 / 3200), "what lies twice under text counts once"
+    assert detector.area(blank(3)) == pytest.approx((300 + 800) / 3200)
+    assert detector.area(np.concatenate([blank(0), blank(3)])) == pytest.approx(1100 / 6400)
+
+
+class FindsParts:
+    """In the place of nudenet's engine: an exposed part, as sure as the picture is red, and a covered one, surer."""
+
+    def detect(self, bgr: np.ndarray) -> list[dict[str, Any]]:
+        assert bgr.flags.c_contiguous
+        exposed, covered = float(bgr[0, 0, 2]) / 100, float(bgr[0, 0, 0]) / 100
+        found = [{"class": "FEMALE_BREAST_COVERED", "score": covered, "box": [0, 0, 1, 1]}]
+        return [*found, {"class": "BUTTOCKS_EXPOSED", "score": exposed, "box": [0, 0, 1, 1]}] if exposed else found
+
+
+def test_the_surest_exposed_part_counts_and_a_covered_one_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nudenet", SimpleNamespace(NudeDetector=FindsParts))
+    detector = extras.NudityDetector()
+    assert detector.score(blank(red=0, blue=99)) == 0.0
+    assert detector.score(blank(red=62, blue=97)) == pytest.approx(0.62)
+    assert detector.score(np.concatenate([blank(30, 97), blank(81, 97), blank(55, 97)])) == pytest.approx(0.81)
+
+
+@pytest.mark.slow  # loading and four pictures take 10 s
 def test_text_is_found_and_its_share_does_not_depend_on_the_size() -> None:
     pytest.importorskip("rapidocr")
     detector = extras.TextDetector()
