@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import resource
 import subprocess
 import sys
@@ -24,6 +26,9 @@ import numpy as np
 from data_pipeline.near import Sequences, Vectors, near_sequences, near_vectors
 
 FRAMES, WIDTH = 10, 300
+DISTANCE = 6.0  # mean bits of 64, as data.dedup.max_distance is shipped
+
+Pairs = tuple[Any, Any]  # two arrays of rows
 
 
 def main() -> None:
@@ -31,21 +36,36 @@ def main() -> None:
     parser.add_argument("--hashes", type=int, default=1_000_000)
     parser.add_argument("--vectors", type=int, default=100_000)
     parser.add_argument("--part", choices=["hashes", "vectors"], help="run this one here and print it as JSON")
+    parser.add_argument("--out", type=Path, help="Write the figures here as JSON.")
     given = parser.parse_args()
     if given.part:
         print(json.dumps(hashes(given.hashes) if given.part == "hashes" else vectors(given.vectors)))
         return
+    figures = {}
     for part in ("hashes", "vectors"):
         if count := getattr(given, part):
             again = [sys.executable, *sys.argv, "--part", part]
             found = json.loads(subprocess.run(again, check=True, capture_output=True).stdout)
+            figures[part] = {"count": count, **found}
             print(
                 f"{count:,} {part}: {found['seconds']:.1f} s, peak {found['peak_gib']:.2f} GiB, "
                 f"recall {found['recall']:.4f} of {found['planted']:,} planted, {found['others']:,} other pairs"
             )
+    if given.out:
+        about = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+        given.out.write_text(json.dumps({"about": about, **figures}, indent=1) + "\n")
 
 
 def hashes(count: int) -> dict[str, Any]:
+    """Seconds, peak and recall of `near_sequences` over `count` hashes."""
+    every, planted = clips_of(count)
+    begin = time.perf_counter()
+    found = near_sequences(every, DISTANCE)
+    return told(begin, found.i, found.j, planted)
+
+
+def clips_of(count: int) -> tuple[Sequences, Pairs]:
+    """Clips of together `count` hashes, and which of them (i, j), i < j, are a film's and its copy's."""
     rng = np.random.default_rng(1)
     clips = count // FRAMES
     films = clips * 10 // 11
@@ -57,9 +77,7 @@ def hashes(count: int) -> dict[str, Any]:
     copies = np.where(late[:, None], film[who, 1:], film[who, :-1]) ^ sparse(rng, (len(who), FRAMES), 8)
     flat = np.concatenate([film[:, :-1], copies]).ravel()
     start = np.arange(clips, dtype=np.int64) * FRAMES
-    begin = time.perf_counter()
-    found = near_sequences(Sequences(flat, start, np.full(clips, FRAMES, np.int64)), 6.0)
-    return told(begin, found.i, found.j, who, films)
+    return Sequences(flat, start, np.full(clips, FRAMES, np.int64)), (who, films + np.arange(len(who)))
 
 
 def sparse(rng: np.random.Generator, shape: tuple[int, int], most: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
@@ -81,7 +99,7 @@ def vectors(count: int) -> dict[str, Any]:
     every = np.concatenate([film, shortened(film[who] + 0.14 * unit(rng, len(who)))])
     begin = time.perf_counter()
     found = near_vectors(every, np.arange(count), 0.02)
-    return told(begin, found.i, found.j, who, films)
+    return told(begin, found.i, found.j, (who, films + np.arange(len(who))))
 
 
 def unit(rng: np.random.Generator, count: int) -> Vectors:
@@ -92,15 +110,16 @@ def shortened(values: Vectors) -> Vectors:
     return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
-def told(begin: float, i: Any, j: Any, who: Any, films: int) -> dict[str, Any]:
+def told(begin: float, i: Any, j: Any, planted: Pairs) -> dict[str, Any]:
     seconds = time.perf_counter() - begin
-    planted = who * (2 * films) + films + np.arange(len(who))
-    hit = np.isin(planted, i * (2 * films) + j)
+    first, second = planted
+    most = int(second.max(initial=0)) + 1
+    hit = np.isin(first * most + second, i * most + j)
     return {
-        "seconds": seconds,
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "planted": len(who),
-        "recall": float(hit.mean()) if len(who) else 1.0,
+        "seconds": round(seconds, 1),
+        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "planted": len(first),
+        "recall": float(hit.mean()) if len(first) else 1.0,
         "others": len(i) - int(hit.sum()),
     }
 
