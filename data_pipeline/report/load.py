@@ -129,13 +129,20 @@ def _first_codes(column: pa.ChunkedArray) -> tuple[Ints, list[str]]:
 def rows_of(
     root: Path, batches: Sequence[str], table: str, ids: Iterable[str], columns: Sequence[str]
 ) -> Mapping[str, Row]:
-    """{key: row} of the wanted keys of a table, read row group by row group: their texts may be gigabytes."""
+    """{key: row} of the wanted keys of a table, read row group by row group: their texts may be gigabytes.
+
+    Of `videos` by `video_id`, with `reason` among the columns, and only what goes on: a refused file may hold the same
+    bytes.
+    """
     key, wanted = tables.KEYS[table] if table != "videos" else "video_id", pa.array(sorted(set(ids)), pa.string())
     found: dict[str, Row] = {}
     for batch in sorted(batches):
         path = root / "data" / table / f"{batch}.parquet"
         for part in parquet.batches(path, tables.ROW_GROUP, [key, *columns]):
-            for row in part.filter(pc.is_in(part.column(key), value_set=wanted)).to_pylist():
+            asked = pc.is_in(part.column(key), value_set=wanted)
+            if table == "videos":
+                asked = pc.and_(asked, pc.is_null(part.column("reason")))
+            for row in part.filter(asked).to_pylist():
                 found.setdefault(row[key], row)  # of a repeated clip the first batch's row counts
     return found
 

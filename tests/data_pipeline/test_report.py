@@ -187,6 +187,14 @@ def test_a_missing_table_is_named(tmp_path: Path) -> None:
         report.run(root, list(asked.batches), asked, unchanged)
 
 
+def test_a_film_is_the_file_that_goes_on_not_a_refused_one_of_the_same_bytes(tmp_path: Path) -> None:
+    films = [("a.dat", "UNKNOWN_SUFFIX: .dat"), ("b.mp4", None), ("c.mp4", "DUPLICATE_OF:b.mp4")]
+    rows = [row("videos", video_id="v", uri=uri, reason=reason) for uri, reason in films]
+    tables.write("videos", rows, tmp_path / "data/videos/one.parquet")
+    found = load.rows_of(tmp_path, ["one"], "videos", ["v"], ["uri", "reason"])
+    assert found == {"v": {"video_id": "v", "uri": "b.mp4", "reason": None}}
+
+
 def test_pictures_stay_within_their_budget_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "BUDGET", 100)
     found = {name: pictures.Picture(address="x" * 40) for name in "abc"}
