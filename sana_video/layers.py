@@ -251,7 +251,8 @@ class Block(nn.Module):
         return gated_add(x, u, ffn.gate, skip=along_time), BlockState(sums.sum_kv, sums.sum_k, last_u)
 
     def _modulations(self, modulation: Tensor) -> tuple[Modulation, Modulation]:
-        six = rearrange(self.table + modulation, "b t six d -> six b t 1 d").unbind(0)
+        summed = (self.table + modulation).to(modulation.dtype)  # one rounding: under autocast the table is float32
+        six = rearrange(summed, "b t six d -> six b t 1 d").unbind(0)
         return Modulation(*six[:3]), Modulation(*six[3:])
 
 
@@ -265,7 +266,8 @@ class FinalLayer(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x (B, T, S, D), embedding (B, T or 1, D): the timestep's, before the shared AdaLN head."""
-        shift, scale = rearrange(self.table + embedding.unsqueeze(2), "b t two d -> two b t 1 d").unbind(0)
+        summed = (self.table + embedding.unsqueeze(2)).to(embedding.dtype)
+        shift, scale = rearrange(summed, "b t two d -> two b t 1 d").unbind(0)
         out: Tensor = self.linear(modulate(x, shift, scale, NORM_EPS))
         return out
 

@@ -43,13 +43,14 @@ class SanaVideo(nn.Module):
 
     Freshly built it is initialised from `seed`; on the meta device it costs neither time nor memory. `stream_dtype` is
     set from outside: sampling sums in float32, because rounding the stream to bf16 three times a block is most of the
-    error of a network in bf16; training leaves it, since the stream is what its memory holds most of.
+    error of a network in bf16. Training leaves it: the stream is then in the precision that products are taken in, bf16
+    under autocast though the weights are float32, since the stream is what training's memory holds most of.
     """
 
     def __init__(self, config: SanaVideoConfig, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        self.stream_dtype: torch.dtype | None = None  # of what the blocks add to; None: that of the weights
+        self.stream_dtype: torch.dtype | None = None  # of what the blocks add to; None: that of products
         C, D, patch = config.in_channels, config.width, config.patch_size
         self.patch_embed = nn.Conv3d(C, D, kernel_size=patch, stride=patch)
         self.time_embed = TimestepEmbedding(D)
@@ -132,7 +133,7 @@ class SanaVideo(nn.Module):
         x = self.patch_embed(latents.to(dtype))
         T, H, W = x.shape[2:]
         x = rearrange(x, "b d t h w -> b t (h w) d").contiguous()  # channels last in memory, for all that follows
-        x = x.to(self.stream_dtype or dtype)
+        x = x.to(self.stream_dtype or x.dtype)  # autocast has made bf16 of it, where training runs in bf16
         rotary = rotary_tables(self.config.rotary_split, (T, H, W), first_frame, x.device)
 
         embedding = self.time_embed(timestep if timestep.ndim == 2 else timestep.unsqueeze(1))

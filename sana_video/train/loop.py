@@ -18,21 +18,21 @@ from contextlib import closing, contextmanager
 from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from sana_video.autoencoder.dcae_v import DcaeV
-from sana_video.data.loader import Loader, prefetch
+from sana_video.data.loader import Batch, Loader, prefetch
 from sana_video.train import build, parallelize
 from sana_video.train.build import Paths
-from sana_video.train.config import StageParams, TrainParams
+from sana_video.train.config import Precision, StageParams, TrainParams
 from sana_video.train.ema import Ema
-from sana_video.train.objectives import Draw
+from sana_video.train.objectives import Draw, Objective
 from sana_video.train.parallelize import World
 from sana_video.train.result import measure_latents, publish
 from sana_video.train.state import Checkpoints
 
-__all__ = ["Interrupted", "Paths", "Tracker", "train"]
+__all__ = ["Interrupted", "Paths", "Tracker", "forward_backward", "precision_context", "train"]
 
 NONFINITE_LIMIT = 20  # steps in a row whose loss or gradient is not finite, after which a run gives up
 CURVE_ROWS = 50
@@ -144,11 +144,10 @@ class _Run:
         stage, progress = self.stage, self.progress
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(stage, step)
-        with self.autocast():
-            loss = self.begin.objective.loss(self.model, batch, Draw(self.params.seed, step, batch.positions), step)
-        loss.backward()  # type: ignore[no-untyped-call]
+        draw = Draw(self.params.seed, step, batch.positions)
+        loss = forward_backward(self.model, self.begin.objective, batch, draw, step, self.params.precision)
         norm = _whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), stage.clip))
-        mean = float(self.world.total(loss.detach().float().clone())) / self.world.size
+        mean = float(self.world.total(loss.float().clone())) / self.world.size
         if math.isfinite(mean) and math.isfinite(float(norm)):
             self.optimizer.step()
             self.ema.update(self.model, step)
@@ -163,7 +162,7 @@ class _Run:
 
     def measure(self) -> dict[str, float]:
         """Held-out measures of the averaged weights. Every process measures everything: all must join a forward."""
-        with self.ema.in_place_of(self.model), self.autocast():
+        with self.ema.in_place_of(self.model), precision_context(self.world.device, self.params.precision):
             return self.begin.objective.held_out(self.model, self.held_out)
 
     def measure_at(self, step: int) -> float | None:
@@ -219,8 +218,20 @@ class _Run:
             "fingerprint": self.begin.fingerprint,
         }
 
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.params.precision == "bf16")
+
+def forward_backward(
+    model: nn.Module, objective: Objective, batch: Batch, draw: Draw, step: int, precision: Precision
+) -> Tensor:
+    """The loss of `batch`, whose gradients are added to those of the parameters, in the dtype of each."""
+    with precision_context(next(model.parameters()).device, precision):
+        loss = objective.loss(model, batch, draw, step)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
+
+
+def precision_context(device: torch.device, precision: Precision) -> torch.autocast:
+    """Inside, products run in `precision`; weights stay as they are."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def learning_rate(stage: StageParams, step: int) -> float:
