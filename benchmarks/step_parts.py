@@ -1,4 +1,4 @@
-"""What the benchmarks of a step are made of: random networks and inputs of the published sizes, and ways to call them."""
+"""What the benchmarks of a step are made of: random networks and inputs of published sizes, and ways to call them."""
 
 from collections.abc import Callable
 from functools import partial

@@ -62,6 +62,8 @@ def sample(request: Request, out: Path, root: Path, progress: Progress) -> dict[
     A folder also gets index.json; a video that is there already with the same settings is not made again. Raises
     ValueError or FileNotFoundError for what cannot be had, before any sampling.
     """
+    from sana_video.ops.select import describe
+
     prompts = _prompts(request)
     several = request.prompts is not None or request.videos_per_prompt > 1
     _check_out(out, several)
@@ -73,6 +75,7 @@ def sample(request: Request, out: Path, root: Path, progress: Progress) -> dict[
         pipeline = _load(request, folder)
         options["frames"] = _frames(request, pipeline)
         pipeline.check(prompts, **options)
+        progress.say(f"operations run as {describe(_device(request.device))}")
         common = _about(request, called, folder, pipeline, options)
         jobs = list(_jobs(request, prompts, out, several, common))
         due = [job for job in jobs if not (several and films.made(job))]

@@ -8,6 +8,7 @@ and MLflow only where a curve is written, which the loop does on process 0 alone
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -74,6 +75,7 @@ def judged(verdict: str) -> list[str]:
 
 def train_here(name: str, params: Params, root: Path, progress: Progress) -> dict[str, Any]:
     """Train in this process: the only one, or one rank of several."""
+    from sana_video.ops.select import describe
     from sana_video.train.loop import Paths, train
 
     stage = params.train.stage(name)
@@ -83,6 +85,8 @@ def train_here(name: str, params: Params, root: Path, progress: Progress) -> dic
         out=root / "models" / name,
         runs=root / "runs",
     )
+    if os.environ.get("RANK", "0") == "0":
+        progress.say(f"operations run as {describe()}")
     with _Curves(name, params, root, paths) as curves:
         return train(
             name,

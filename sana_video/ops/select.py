@@ -1,7 +1,8 @@
 """Which form of an operation runs: the kernels, or the definition in plain torch.
 
 The kernels are written and tuned for Hopper (compute capability 9.0). Everything else, the CPU included, takes the
-definition, which is right everywhere. The choice is made once per device and said once in the log.
+definition, which is right everywhere. The choice is made once per device; `sample` and `train` say it when they start.
+Where kernels run, an operation that they do not take says so once, as a warning.
 """
 
 import logging
@@ -17,6 +18,7 @@ HOPPER = (9, 0)
 
 _log = logging.getLogger(__name__)
 _off = 0  # depth of `disabled` contexts
+_told: set[tuple[str, torch.dtype]] = set()  # what `fall_back` has said
 
 
 def kernels_for(x: Tensor) -> bool:
@@ -35,23 +37,33 @@ def disabled() -> Iterator[None]:
         _off -= 1
 
 
-def describe() -> str:
-    """One line for people: which form runs on this machine, and why."""
+def fall_back(operation: str, x: Tensor, needs: str) -> None:
+    """Say, once for each operation and dtype, that it takes its definition where kernels run, and what they need."""
+    if torch.compiler.is_compiling() or (operation, x.dtype) in _told:
+        return
+    _told.add((operation, x.dtype))
+    dtype = str(x.dtype).removeprefix("torch.")
+    _log.warning("%s of %s %s runs as plain torch: its kernels take %s", operation, dtype, list(x.shape), needs)
+
+
+def describe(device: torch.device | None = None) -> str:
+    """One line for people: which form runs on `device`, by default this machine's, and why."""
     if not torch.cuda.is_available():
         return "plain torch (no CUDA device)"
-    return _reason(torch.cuda.current_device())[1]
+    if device is not None and device.type != "cuda":
+        return f"plain torch (on {device.type})"
+    index = None if device is None else device.index
+    return _reason(torch.cuda.current_device() if index is None else index)[1]
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _capable(index: int | None) -> bool:
-    return _logged(torch.cuda.current_device() if index is None else index)
+    return _found(torch.cuda.current_device() if index is None else index)
 
 
 @cache
-def _logged(index: int) -> bool:
-    capable, reason = _reason(index)
-    _log.info("operations run as %s", reason)
-    return capable
+def _found(index: int) -> bool:
+    return _reason(index)[0]
 
 
 def _reason(index: int) -> tuple[bool, str]:

@@ -72,6 +72,7 @@ def test_figures_say_when_the_tree_is_not_the_commit(monkeypatch: pytest.MonkeyP
 
 def test_wrong_gradients_end_the_training_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
     import training_step
+
     from sana_video import layers
     from sana_video.ops import select
 

@@ -108,6 +108,18 @@ def test_a_film_of_a_prompt_says_all_that_it_was_made_with(release: Path, tmp_pa
     assert probe(tmp_path / "a.mp4").codec == "h264"
 
 
+def test_which_form_of_the_operations_runs_is_said_once(release: Path) -> None:
+    result = sana("--model", release, "--prompts", write_prompts("a car", "a tree"), "--out", "films")
+    told = [line for line in result.stderr.splitlines() if "operations run as" in line]
+    assert len(told) == 1 and told[0].startswith("sample: operations run as plain torch ("), result.stderr
+
+
+def write_prompts(*prompts: str) -> Path:
+    path = Path("prompts.txt")
+    path.write_text("\n".join(prompts))
+    return path
+
+
 def test_a_film_made_in_fp8_says_so(release: Path) -> None:
     from flows import sample
     from sana_video import fp8

@@ -34,7 +34,7 @@ def norm_silu(
     Returns the sum, None unless `keep`, and silu(sum / ‖sum‖ · √C · gain) with the two frames before each beside it:
     (B, T, H, W, 3C), the oldest first.
     """
-    if _kernels_for(x, skip):
+    if _kernels_take("norm_silu", x, skip):
         from sana_video.ops.decoder import triton
 
         summed, read = triton.norm_silu(x, gain, before, bias, skip, keep)
@@ -44,7 +44,7 @@ def norm_silu(
 
 def doubled(x: Tensor, *, bias: Tensor | None = None, skip: Tensor | None = None) -> Tensor:
     """The sum x + bias + skip with each pixel four times: (B, T, H, W, C) -> (B, T, 2H, 2W, C)."""
-    if _kernels_for(x, skip):
+    if _kernels_take("doubled", x, skip):
         from sana_video.ops.decoder import triton
 
         larger: Tensor = triton.doubled(x, bias, skip)
@@ -52,6 +52,11 @@ def doubled(x: Tensor, *, bias: Tensor | None = None, skip: Tensor | None = None
     return naive.doubled(x, bias, skip)
 
 
-def _kernels_for(x: Tensor, skip: Tensor | None) -> bool:
+def _kernels_take(operation: str, x: Tensor, skip: Tensor | None) -> bool:
+    if not select.kernels_for(x):
+        return False
     ordered = x.is_contiguous() and (skip is None or skip.is_contiguous())
-    return select.kernels_for(x) and x.dtype == torch.bfloat16 and ordered and not torch.is_grad_enabled()
+    if x.dtype == torch.bfloat16 and ordered and not torch.is_grad_enabled():
+        return True
+    select.fall_back(operation, x, "contiguous bf16 under torch.no_grad()")
+    return False

@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 FLOATS = (torch.bfloat16, torch.float32)
+NEEDS = "bf16 or float32 of a width of sixteens, not too wide for a row in registers, and streams of one shape"
 
 
 def fits(outputs: int, inputs: int) -> bool:
@@ -34,7 +35,7 @@ def fits(outputs: int, inputs: int) -> bool:
 
 def quantize(x: Tensor) -> Quantized:
     """Rows of x (..., K) in e4m3 with a scale each; see `naive`."""
-    if _kernels_take(x):
+    if _kernels_take("fp8 quantize", x):
         from sana_video.ops.fp8 import triton
 
         _, values, scale = triton.fp8_rows(x, None, None, None, None, 0.0)
@@ -44,7 +45,7 @@ def quantize(x: Tensor) -> Quantized:
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Quantized:
     """`ops.modulate.modulate`, quantised before it is rounded to the dtype of x."""
-    if _kernels_take(x) and _stream_fits(x):
+    if _kernels_take("fp8 modulate", x, x):
         from sana_video.ops.fp8 import triton
 
         _, values, row_scale = triton.fp8_rows(x, None, None, shift, scale, eps)
@@ -54,7 +55,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Quantized:
 
 def gated_add(x: Tensor, branch: Tensor, gate: Tensor | None) -> tuple[Tensor, Quantized]:
     """x + gate · branch, as it is and quantised."""
-    if _kernels_take(x) and _stream_fits(x, branch):
+    if _kernels_take("fp8 gated_add", x, branch):
         from sana_video.ops.fp8 import triton
 
         stream, values, row_scale = triton.fp8_rows(x, branch, gate, None, None, 0.0)
@@ -66,7 +67,7 @@ def gated_add_modulate(
     x: Tensor, branch: Tensor, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
 ) -> tuple[Tensor, Quantized]:
     """x + gate · branch, and `modulate` of it."""
-    if _kernels_take(x) and _stream_fits(x, branch):
+    if _kernels_take("fp8 gated_add_modulate", x, branch):
         from sana_video.ops.fp8 import triton
 
         stream, values, row_scale = triton.fp8_rows(x, branch, gate, shift, scale, eps)
@@ -76,7 +77,7 @@ def gated_add_modulate(
 
 def three_frames(u: Tensor, starts: Sequence[int] = (0,), last_u: Tensor | None = None) -> Quantized:
     """Rows for the temporal convolution as one product: (B, T, S, D) -> (B, T, S, 3·D); see `naive`."""
-    if _kernels_take(u) and _stream_fits(u):
+    if _kernels_take("fp8 three_frames", u, u):
         from sana_video.ops.fp8 import triton
 
         return Quantized(*triton.fp8_three_frames(u, list(starts), last_u))
@@ -88,8 +89,10 @@ def linear(x: Quantized, weight: Quantized, bias: Tensor | None, dtype: torch.dt
 
     The fp8 product of a GPU gives bf16 and nothing else; other dtypes take the definition.
     """
-    if select.kernels_for(x.values) and dtype == torch.bfloat16:
-        return scaled_product(x, weight, bias)
+    if select.kernels_for(x.values):
+        if dtype == torch.bfloat16:
+            return scaled_product(x, weight, bias)
+        select.fall_back(f"fp8 linear to {dtype}", x.values, "results in bf16")
     return naive.linear(x, weight, bias, dtype)
 
 
@@ -107,15 +110,14 @@ def scaled_product(x: Quantized, weight: Quantized, bias: Tensor | None) -> Tens
     return out.view(*x.values.shape[:-1], -1)
 
 
-def _kernels_take(x: Tensor) -> bool:
-    if not select.kernels_for(x) or x.dtype not in FLOATS:
+def _kernels_take(operation: str, x: Tensor, stream: Tensor | None = None) -> bool:
+    """Whether kernels take rows x, and, where it is added to or stands in frames, a `stream` like it."""
+    if not select.kernels_for(x):
         return False
     from sana_video.ops.fp8 import triton
+    from sana_video.ops.modulate import triton as streams
 
-    return triton.fits(x)
-
-
-def _stream_fits(x: Tensor, branch: Tensor | None = None) -> bool:
-    from sana_video.ops.modulate import triton
-
-    return triton.fits(x, branch)
+    if x.dtype in FLOATS and triton.fits(x) and (stream is None or streams.fits(x, stream)):
+        return True
+    select.fall_back(operation, x, NEEDS)
+    return False

@@ -14,6 +14,8 @@ from sana_video.rope import Rotary
 
 __all__ = ["LinearState", "linear_attention", "normed_linear_attention"]
 
+NEEDS = "bf16, heads of 32 to 128 channels by sixteens, samples below 2^31 numbers and an epsilon of at most 1e-6"
+
 
 def normed_linear_attention(
     qkv: Tensor,
@@ -34,4 +36,6 @@ def normed_linear_attention(
 
         if triton.fits(qkv, heads, eps):
             attend = triton.normed_linear_attention
+        else:
+            select.fall_back("linear_attention", qkv, NEEDS)
     return attend(qkv, q_weight, k_weight, rotary, heads=heads, norm_eps=norm_eps, eps=eps, starts=starts, state=state)

@@ -11,16 +11,18 @@ from sana_video.ops.mix_ffn import naive
 __all__ = ["gated_depthwise", "temporal_conv"]
 
 FLOATS = (torch.bfloat16, torch.float32)
+NEEDS = "bf16 or float32, channels of thirty-twos, frames below 2^31 numbers and at most 65535 of them"
 
 
 def gated_depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """SiLU, depthwise 3×3, value · SiLU(gate): (frames, H, W, 2M) -> (frames, H, W, M); see `naive`."""
-    if select.kernels_for(x) and x.dtype in FLOATS:
+    if select.kernels_for(x):
         from sana_video.ops.mix_ffn import triton
 
-        if triton.fits(x):
+        if x.dtype in FLOATS and triton.fits(x):
             out: Tensor = triton.gated_depthwise(x, weight, bias)
             return out
+        select.fall_back("gated_depthwise", x, NEEDS)
     return naive.gated_depthwise(x, weight, bias)
 
 
