@@ -27,6 +27,10 @@ def _rows(x: Tensor) -> Tensor:
     return x.flatten(0, -2)
 
 
+def _sums(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
 def forward(u: Tensor, weight: Tensor, starts: Sequence[int], last_u: Tensor | None) -> Tensor:
     """`naive.temporal_conv` of contiguous u."""
     before, here, after = _taps(weight, u.dtype)
@@ -43,22 +47,26 @@ def forward(u: Tensor, weight: Tensor, starts: Sequence[int], last_u: Tensor | N
 def backward(
     dy: Tensor, u: Tensor, weight: Tensor, starts: Sequence[int], last_u: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of u, weight and last_u (empty where there was none). Products of the weights keep float32 sums."""
+    """Gradients of u, weight and last_u (empty where there was none).
+
+    The weight's is summed over samples and chunks in float32: each product is rounded to the dtype of u but once, where
+    a sum kept in bf16 would be rounded anew with each of them.
+    """
     before, here, after = _taps(weight, u.dtype)
     du = torch.mm(_rows(dy), here).view_as(u)
     d_here = torch.mm(_rows(dy).t(), _rows(u))
-    d_before, d_after = torch.zeros_like(d_here), torch.zeros_like(d_here)
+    d_before, d_after = (torch.zeros_like(d_here, dtype=_sums(u.dtype)) for _ in range(2))
     d_last = torch.empty(0, dtype=u.dtype, device=u.device) if last_u is None else torch.empty_like(last_u)
     for b in range(u.shape[0]):
         _rows(du[b, :-1]).addmm_(_rows(dy[b, 1:]), before)
-        d_before.addmm_(_rows(dy[b, 1:]).t(), _rows(u[b, :-1]))
+        d_before += torch.mm(_rows(dy[b, 1:]).t(), _rows(u[b, :-1]))
         if last_u is not None:
             d_last[b, 0] = dy[b, 0] @ before
-            d_before.addmm_(dy[b, 0].t(), last_u[b, 0].to(u.dtype))
+            d_before += torch.mm(dy[b, 0].t(), last_u[b, 0].to(u.dtype))
         for low, high in _chunks(starts, u.shape[1]):
             _rows(du[b, low + 1 : high]).addmm_(_rows(dy[b, low : high - 1]), after)
-            d_after.addmm_(_rows(dy[b, low : high - 1]).t(), _rows(u[b, low + 1 : high]))
-    d_weight = torch.stack([d_before, d_here, d_after], dim=-1).unsqueeze(-1)
+            d_after += torch.mm(_rows(dy[b, low : high - 1]).t(), _rows(u[b, low + 1 : high]))
+    d_weight = torch.stack([d_before, d_here.to(d_before.dtype), d_after], dim=-1).unsqueeze(-1)
     return du, d_weight.to(weight.dtype), d_last
 
 

@@ -44,6 +44,21 @@ def test_products_equal_the_convolution(starts: tuple[int, ...], continued: bool
     torch.testing.assert_close(torch.autograd.grad(out, leaves, dy), torch.autograd.grad(expected, leaves, dy))
 
 
+def test_the_weights_gradient_in_bf16_is_rounded_once_however_many_samples_and_chunks() -> None:
+    """bf16 keeps eight bits: one rounding is 2e-3 of a value, and sums kept in bf16 over 8 samples lose 6e-3."""
+    B, T, S, D = 8, 6, 64, 32
+    u, dy = normal(B, T, S, D).bfloat16(), normal(B, T, S, D, seed=1).bfloat16()
+    weight = normal(D, D, 3, 1, seed=2).float()  # as training keeps it
+    starts = (0, 2, 4)
+    wide = weight.double().requires_grad_()
+    naive.temporal_conv(u.double(), wide, starts).backward(dy.double())
+    _, found, _ = temporal.backward(dy, u, weight, starts, None)
+    assert found.dtype == torch.float32 and wide.grad is not None
+    for tap in range(3):
+        expected = wide.grad[:, :, tap, 0]
+        assert float((found[:, :, tap, 0].double() - expected).norm() / expected.norm()) < 3e-3
+
+
 def test_temporal_conv_on_the_cpu_is_the_definition() -> None:
     u, weight = normal(1, 3, 2, 4), normal(4, 4, 3, 1, seed=1)
     assert torch.equal(temporal_conv(u, weight), naive.temporal_conv(u, weight))
