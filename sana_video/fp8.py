@@ -2,8 +2,9 @@
 
 `quantize` exchanges, in place, the products of the blocks over all video tokens, 98 % of the arithmetic, for
 `Fp8Linear`. Their weights become e4m3 when the network is loaded; they are never saved and never trained: what a folder
-holds is the network in its own precision. What the layers between them hand over is quantised by the kernel that makes
-it.
+holds is the network in its own precision. Rows for `attn.qkv`, `cross.q`, `ffn.expand` and `ffn.temporal` are quantised
+by the kernel that makes them; `attn.out`, `cross.out` and `ffn.project` read what attention and the depthwise kernel
+wrote in bf16, and a pass of its own quantises that.
 
 The rest stays as it is, because it is cheap and everything depends on it: the patch embedding and the final layer (few
 channels on one side: less than 0.1 % of the arithmetic, and the first and last error that a velocity sees), the

@@ -1,4 +1,4 @@
-"""Matrix products in fp8 for sampling: rows quantised by the kernel that makes them, products by `torch._scaled_mm`.
+"""Matrix products in fp8 for sampling: rows quantised by the norm that makes them, or alone; `torch._scaled_mm`.
 
 `naive` is the definition and runs everywhere; kernels and the fp8 product need a Hopper GPU (see `ops.select`).
 """
