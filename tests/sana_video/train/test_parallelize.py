@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import CheckpointPolicy
 
 from sana_video import SanaVideo, SanaVideoConfig
 from sana_video.train import parallelize
@@ -75,6 +76,19 @@ def backward(recompute: Recompute) -> tuple[Counter[str], dict[str, torch.Tensor
         out.square().mean().backward()
     named = ((name.replace("_checkpoint_wrapped_module.", ""), value.grad) for name, value in model.named_parameters())
     return operators.count, {name: gradient for name, gradient in named if gradient is not None}
+
+
+def test_kernels_that_cost_arithmetic_are_kept_and_others_made_again() -> None:
+    pytest.importorskip("triton")
+    from sana_video.ops.linear_attention import triton as attention
+    from sana_video.ops.mix_ffn import temporal
+    from sana_video.ops.modulate import triton as stream
+
+    def kept(operation: Any) -> bool:
+        return parallelize._policy(None, operation._opoverload) == CheckpointPolicy.MUST_SAVE
+
+    assert kept(attention.forward) and kept(temporal.temporal_conv)
+    assert not kept(stream.modulate) and not kept(stream.gated_add_modulate)
 
 
 def test_what_is_recomputed_elementwise_costs_no_matrix_product() -> None:
