@@ -1,11 +1,14 @@
 """A whole pipeline from words to files, all four uses, with random weights: where time and memory go.
 
-    python benchmarks/sample.py --out runs/sample-benchmark
-    python benchmarks/sample.py --out runs/sample-benchmark --preset tiny --device cpu --steps 2 --frames 9 --long 2
+    python benchmarks/sample.py [--out FOLDER] [--peer | --fp8] [--only t2v,long]
+    python benchmarks/sample.py --compare [--out FOLDER]
+    python benchmarks/sample.py --preset tiny --device cpu --steps 2 --frames 9
 
 Text encoder, network and autoencoder have the published sizes (Gemma-2-2b, 2b-480p, Wan 2.1) and random weights, so the
-videos show nothing. Made are a video from text, one from an image, an image, and a long video chunk by chunk with
-the step list of the distilled model. The parts take turns on one clock, which waits for the device at each turn.
+videos show nothing. Made are a video from text, one from an image, an image, and, if asked for, a long video chunk by
+chunk with the step list of the distilled model. The parts take turns on one clock, which waits for the device at each
+turn. `--compare` times nothing: it makes one video from text with the kernels and with the definitions, from the same
+noise, and ends with exit code 1 where latents or frames differ by more than `comparison.py` allows.
 """
 
 import argparse
@@ -23,6 +26,7 @@ import numpy as np
 import peers
 import torch
 from clock import Clock
+from comparison import compare
 from random_parts import PROMPT, SIZES, Sizes, about, network, wan, wanted_device, write_gemma
 from torch import Tensor
 
@@ -57,13 +61,16 @@ class Timed:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the videos and figures.json")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/benchmarks/sample"), help="folder of videos and figures.json"
+    )
     parser.add_argument("--preset", choices=SIZES, default="2b-480p")
     parser.add_argument("--device", help="default: a GPU if there is one")
     parser.add_argument("--steps", type=int, default=50, help="of the video from text")
     parser.add_argument("--frames", type=int, default=81, help="of the videos from text and from an image")
     parser.add_argument("--long", type=int, default=60, help="seconds of the long video; 0 for none")
-    parser.add_argument("--only", default="t2v,i2v,t2i,long", help="which of the four are made; t2v always is")
+    parser.add_argument("--only", default="t2v,i2v,t2i", help="which are made, `long` too; t2v always is")
+    parser.add_argument("--compare", action="store_true", help="hold a video to one made without kernels, and stop")
     parser.add_argument("--decoder", choices=["fast", "exact"], default="fast", help="as `sana-video sample` has it")
     parser.add_argument("--fp8", action="store_true", help="the network's large products in fp8")
     parser.add_argument("--peer", action="store_true", help="also diffusers' pipeline for the video from text, in bf16")
@@ -73,6 +80,9 @@ def main() -> None:
     device, sizes = wanted_device(given.device), SIZES[given.preset]
     start = time.perf_counter()
     pipeline = random_pipeline(given.preset, device, fast=given.decoder == "fast")
+    if given.compare:
+        compare(pipeline, given.frames, given.steps, given.out / "comparison.json", about(device))
+        return
     figures: dict[str, Any] = {
         "about": about(device),
         "preset": given.preset,
