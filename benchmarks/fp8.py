@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from graphs import milliseconds, table
-from timing import copy_bandwidth, relative_error, write
+from timing import copy_bandwidth, default_out, refuse_slower, relative_error, write
 from torch import Tensor
 
 from sana_video.ops import fp8
@@ -181,7 +181,7 @@ def sweep(bandwidth: float) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=default_out("fp8"))
     parser.add_argument("--only", default="rows,products")
     parser.add_argument("--sweep", action="store_true", help="time the kernels cut in other ways instead")
     given = parser.parse_args()
@@ -195,6 +195,7 @@ def main() -> None:
         for name in given.only.split(","):
             figures[name] = parts[name]()
     write(given.out, figures)
+    refuse_slower({name: found["ms"] for name, found in figures.get("rows", {}).items()})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The linear-attention core of one layer on one GPU, norms and rotation included, against plain and compiled torch.
 
-    python benchmarks/linear_attention.py --out benchmarks/results/linear-attention-h100.json [--sweep]
+    python benchmarks/linear_attention.py [--out FILE] [--sweep]
 
 Shapes of 2b-480p, bf16, random inputs. Correctness first: outputs, states and gradients of all three forms against
 float64, in memory filled with NaN; a wrong one ends the run. The floor is the fewest bytes at the copy bandwidth of the
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from graphs import graphed, table
-from timing import copy_bandwidth, interleaved, relative_error, write
+from timing import copy_bandwidth, default_out, interleaved, refuse_slower, relative_error, write
 from torch import Tensor
 
 from sana_video.ops.linear_attention import LinearState, naive, triton
@@ -216,7 +216,7 @@ def _cut(launch: Launch) -> tuple[int, int, int, int]:
 
 
 def times(batch: int, unit: float) -> dict[str, Any]:
-    """Of the forms at their full size: peers for both ways, ours alone for the rest."""
+    """Of the forms at their full size: all peers for both ways, the definition in bf16 for the rest."""
     inputs = Inputs(batch, 21, seed=0)
     forward, both = contenders(inputs)
     with torch.no_grad():
@@ -231,18 +231,25 @@ def times(batch: int, unit: float) -> dict[str, Any]:
         "continued, 3 frames": Inputs(batch, 3, seed=2, state=True),
         "17 frames (5 latent)": Inputs(batch, 5, seed=3),
     }
-    with torch.no_grad():
-        runs = {name: (lambda x=x: x.outputs(triton.normed_linear_attention)) for name, x in others.items()}
-        figures["other_forms_ms"] = milliseconds(runs, calls=5, rounds=4)
+    ways = {"ours": triton.normed_linear_attention, "eager bf16": naive.normed_linear_attention}
+    figures["other_forms_ms"] = {}
     for name, x in others.items():
-        floor = 4 * unit * x.qkv.shape[1] / inputs.qkv.shape[1]
-        table(name, {"ours": figures["other_forms_ms"][name]}, floor, {})
+        with torch.no_grad():
+            runs = {way: (lambda x=x, attend=attend: x.outputs(attend)) for way, attend in ways.items()}
+            figures["other_forms_ms"][name] = milliseconds(runs, calls=5, rounds=4)
+        table(name, figures["other_forms_ms"][name], 4 * unit * x.qkv.shape[1] / inputs.qkv.shape[1], {})
     return figures
+
+
+def against_plain(figures: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Ours beside the plain forms of the same work; fla's core leaves out most of it."""
+    forward = {name: took for name, took in figures["forward_ms"].items() if not name.startswith("fla")}
+    return {"both ways": forward, "with backward": figures["forward_backward_ms"], **figures["other_forms_ms"]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=default_out("linear-attention"))
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--sweep", action="store_true", help="time each kernel alone, cut in other ways, as well")
     given = parser.parse_args()
@@ -255,6 +262,7 @@ def main() -> None:
     if given.sweep:
         figures["sweep_ms"] = sweep(Inputs(given.batch, 21, seed=0), unit)
     write(given.out, figures)
+    refuse_slower(against_plain(figures))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Is the memory of a long video constant? Videos of 5, 30 and 120 s, chunk by chunk to the last decoded frame.
 
-    python benchmarks/streaming.py --out benchmarks/results/streaming.json
+    python benchmarks/streaming.py [--out FILE]
     python benchmarks/streaming.py --preset tiny --device cpu --out streaming.json
 
 Random weights, the step list of the distilled model, no guidance, frames to nowhere. All three lengths are 10k + 1
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from random_parts import SIZES, about, network, wan, wanted_device
+from timing import default_out
 from torch import Tensor
 
 from sana_video import SanaVideo, SanaVideoConfig
@@ -51,7 +52,7 @@ class Watched(SanaVideo):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="JSON file for the figures")
+    parser.add_argument("--out", type=Path, default=default_out("streaming"), help="JSON file for the figures")
     parser.add_argument("--preset", choices=SIZES, default="2b-480p")
     parser.add_argument("--device", help="default: a GPU if there is one")
     parser.add_argument("--seconds", default="5,30,120", help="lengths, rising")
