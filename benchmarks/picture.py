@@ -13,6 +13,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 WIDTH, ROW, LABEL, RIGHT = 860, 26, 250, 190
+KERNELS = ("linear-attention", "mix-ffn", "modulate", "fp8")
 STYLE = """<style>
 text { font: 13px system-ui, sans-serif; fill: #1c1f24 } .small { font-size: 11px; fill: #5a616c }
 .title { font-weight: 600 } .ours { fill: #0b7a75; stroke: #0b7a75 } .peer { fill: #b9c0c9; stroke: #8b94a0 }
@@ -92,7 +93,7 @@ def lines(figures: dict[str, Any], top: float) -> tuple[str, float]:
 
 def shares(results: Path) -> dict[str, float]:
     """Floor over time of each kernel as shipped: its share of the bandwidth, or of the rate of a large product."""
-    linear, mix, rows, narrow = (read(results, name) for name in ("linear-attention", "mix-ffn", "modulate", "fp8"))
+    linear, mix, rows, narrow = (read(results, name) for name in KERNELS)
     stream = linear["pass_ms"]
     found = {
         "linear attention": 4 * stream / linear["forward_ms"]["ours"],
@@ -112,7 +113,10 @@ def shares(results: Path) -> dict[str, float]:
 
 def kernels(results: Path, top: float) -> tuple[str, float]:
     """A panel of the shares, in the order of the table in docs/performance.md, and where it ends."""
-    drawn = headed("Kernels: share of the floor of their bytes or operations", read(results, "modulate")["about"], top)
+    about = [read(results, name)["about"] for name in KERNELS]
+    commits = ", ".join(dict.fromkeys(each["commit"] for each in about))  # each file may be of another
+    told = {"device": about[0]["device"], "commit": commits}
+    drawn = headed("Kernels: share of the floor of their bytes or operations", told, top)
     found = shares(results)
     full = WIDTH - LABEL - RIGHT
     for i, (name, share) in enumerate(found.items()):

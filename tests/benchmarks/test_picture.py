@@ -18,3 +18,6 @@ def test_the_picture_in_the_docs_is_of_these_figures(tmp_path: Path) -> None:
     figures = json.loads((RESULTS / "step-h100.json").read_text())
     assert all(f"{took:.0f} ms" in shown for took in figures["cfg"]["ms"].values())
     assert figures["about"]["device"] in shown
+    files = [RESULTS / f"{name}-h100.json" for name in ("linear-attention", "mix-ffn", "modulate", "fp8")]
+    commits = dict.fromkeys(json.loads(file.read_text())["about"]["commit"] for file in files)
+    assert ", ".join(commits) in shown  # the panel of kernels is made of four files
