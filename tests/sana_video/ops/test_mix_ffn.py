@@ -6,14 +6,18 @@ Triton decides at its first import whether it interprets, so each way runs in a 
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
+from sana_video.ops import select
 from sana_video.ops.mix_ffn import gated_depthwise, naive, temporal, temporal_conv
 
 HERE = Path(__file__).parent
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -82,6 +86,35 @@ def test_kernels_under_the_interpreter() -> None:
         text=True,
     )
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
+
+
+@pytest.mark.skipif(not select.kernels_for(torch.empty(0, device=DEVICE)), reason="needs a Hopper GPU")
+@pytest.mark.parametrize(("sigmoid", "bound"), [("exp", 3e-6), ("tanh", 1e-3)])
+def test_the_sigmoids_that_only_a_gpu_has(sigmoid: Literal["exp", "tanh"], bound: float) -> None:
+    """The interpreter takes a plain one; a GPU `ex2` and a reciprocal, or `tanh.approx`, which errs by 2.5e-4."""
+    from sana_video.ops.mix_ffn import triton
+
+    x, weight, bias, dy = (
+        t.float().to(DEVICE)
+        for t in (normal(2, 5, 7, 64), normal(64, 1, 3, 3, seed=1), normal(64, seed=2), normal(2, 5, 7, 32, seed=3))
+    )
+    wide = [t.double().requires_grad_() for t in (x, weight, bias)]
+    expected = naive.gated_depthwise(*wide)
+    gradients = torch.autograd.grad(expected, wide, dy.double())
+
+    def off(found: torch.Tensor, reference: torch.Tensor) -> float:
+        return float((found.double() - reference).norm() / reference.norm())
+
+    cut = {
+        name: replace(strip, sigmoid=sigmoid) for name, strip in vars(triton).items() if isinstance(strip, triton.Strip)
+    }
+    assert off(triton.forward(x, weight, bias, cut["FORWARD"]), expected.detach()) < bound
+    taps = triton.tap_major(weight)
+    dc, sums = triton.backward_gradient(dy, x, taps, bias, cut["GRADIENT"])
+    assert off(sums[:9].t().reshape(weight.shape), gradients[1]) < bound
+    assert off(triton.backward_transposed(dc, x, taps, cut["TRANSPOSED"]), gradients[0]) < bound
+    if sigmoid == triton.FORWARD.sigmoid:  # what ships
+        assert off(gated_depthwise(x, weight, bias), expected.detach()) < bound
 
 
 def test_kernels_assemble_for_hopper_without_spilling() -> None:

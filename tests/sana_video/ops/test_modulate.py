@@ -74,7 +74,7 @@ def test_kernels_under_the_interpreter() -> None:
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
 
 
-def test_kernels_assemble_for_hopper_without_spilling() -> None:
+def test_kernels_assemble_for_hopper_and_spill_at_most_32_bytes() -> None:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     support = str(HERE.parents[1] / "support")
     run = subprocess.run(
