@@ -2,8 +2,8 @@
 
     python benchmarks/all.py [--only step,step-train,sample] [--results benchmarks/results] [--limit SECONDS]
 
-Each part is a script of this folder with the options that docs/performance.md shows, and has a time limit of its own; one
-that fails or takes longer is told at the end and the rest goes on. Each script checks what it times before it does.
+Each part is a script of this folder with the options that docs/performance.md shows, and has a time limit of its own.
+One that fails or takes longer is told at the end and the rest goes on. Each script checks what it times before it does.
 `--only` takes names of parts, so that a short loan of a GPU can be split. Exit code 1 if any part failed.
 """
 

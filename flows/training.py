@@ -8,12 +8,11 @@ and MLflow only where a curve is written, which the loop does on process 0 alone
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flows.params import Params
 from flows.processes import RANKS_GRACE_SECONDS, TRAINER_GRACE_SECONDS, Processes
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from infra.tracking import RunLog
     from sana_video.train.config import StageParams
     from sana_video.train.loop import Paths
+
+T = TypeVar("T")
 
 # accelerate's name for one process per device is --multi_gpu; where there is no GPU the same launcher starts CPU ranks.
 # Precision and sharding are the stage's own (sana_video/train/parallelize.py); port 0 takes a free one.
@@ -85,8 +86,11 @@ def train_here(name: str, params: Params, root: Path, progress: Progress) -> dic
         out=root / "models" / name,
         runs=root / "runs",
     )
-    if os.environ.get("RANK", "0") == "0":
-        progress.say(f"operations run as {describe()}")
+
+    def shown(iterable: Iterable[T], total: int, label: str) -> Iterable[T]:
+        progress.say(f"operations run as {describe()}")  # here, since the first process alone shows anything
+        return progress.track(iterable, total, label)
+
     with _Curves(name, params, root, paths) as curves:
         return train(
             name,
@@ -96,7 +100,7 @@ def train_here(name: str, params: Params, root: Path, progress: Progress) -> dic
             autoencoder_preset=params.autoencoder.preset,
             stand_ins=_stand_ins(stage, params),
             tracker=curves,
-            track=lambda iterable, total, label: progress.track(iterable, total, label),
+            track=shown,
         )
 
 

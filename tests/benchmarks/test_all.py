@@ -43,10 +43,9 @@ def test_a_part_that_fails_or_takes_too_long_does_not_stop_the_others(
         "bad.py": "raise SystemExit(1)",
     }.items():
         (tmp_path / "benchmarks").mkdir(exist_ok=True)
-        write = "import pathlib, sys\np = pathlib.Path(sys.argv[-1]); p.parent.mkdir(parents=True, exist_ok=True)\n"
-        (tmp_path / "benchmarks" / name).write_text(
-            f"{write}p.write_text('{{}}') if 'slow' not in sys.argv[0] else 0\n{body}\n"
-        )
+        start = "import pathlib, sys\np = pathlib.Path(sys.argv[-1]); p.parent.mkdir(parents=True, exist_ok=True)\n"
+        write = "'slow' in sys.argv[0] or p.write_text('{}')"
+        (tmp_path / "benchmarks" / name).write_text(f"{start}{write}\n{body}\n")
     parts = {name: everything.Part(f"{name}.py --out OUT", 20) for name in ("bad", "good")}
     parts = {"slow": everything.Part("slow.py --out OUT", 1), **parts}
     monkeypatch.setattr(everything, "ROOT", tmp_path)

@@ -1,7 +1,7 @@
 """The kernels inside a whole network, under Triton's interpreter; `test_network.py` runs this file by itself.
 
-The kernels are forced on the CPU. What is at stake is what lies between them and the rest: the dtype of the stream under
-autocast, what the backward pass computes again, and that one graph of torch.compile holds them.
+The kernels are forced on the CPU. What is at stake is what lies between them and the rest: the dtype of the stream
+under autocast, what the backward pass computes again, and that one graph of torch.compile holds them.
 """
 
 from collections import Counter

@@ -44,7 +44,8 @@ STREAMS = {"odd width": rows(40), "narrow": rows(16), "wide": rows(4112), "float
 OPS = "sana_video.ops"
 CASES = {
     "modulate": Case(
-        f"{OPS}.modulate.triton:modulate", lambda x: modulate.modulate(x, x[:, :, :1], x[:, :, :1], 1e-6), rows(48), STREAMS
+        f"{OPS}.modulate.triton:modulate",
+        lambda x: modulate.modulate(x, x[:, :, :1], x[:, :, :1], 1e-6), rows(48), STREAMS,
     ),
     "gated_add": Case(f"{OPS}.modulate.triton:gated_add", lambda x: modulate.gated_add(x, x), rows(48), STREAMS),
     "gated_add of another shape": Case(
@@ -76,7 +77,8 @@ CASES = {
         {"epsilon": torch.randn(1, 5, 192).to(BF16)},
     ),
     "fp8 quantize": Case(
-        f"{OPS}.fp8.triton:fp8_rows", fp8.quantize, rows(48), {"odd width": rows(40), "float64": rows(48, torch.float64)}
+        f"{OPS}.fp8.triton:fp8_rows", fp8.quantize, rows(48),
+        {"odd width": rows(40), "float64": rows(48, torch.float64)},
     ),
     "fp8 modulate": Case(
         f"{OPS}.fp8.triton:fp8_rows", lambda x: fp8.modulate(x, x[:, :, :1], x[:, :, :1], 1e-6), rows(48), STREAMS
