@@ -77,7 +77,7 @@ def network(kind: type[Network], config: SanaVideoConfig, device: torch.device, 
     return model.eval().requires_grad_(False)
 
 
-QUIET = 0.01  # of the decoder's last layer: noise then takes 0.2 to 0.4 bits a pixel in a file, a real film 0.15 to 0.43
+QUIET = 0.01  # of the decoder's last layer: noise then takes 0.2 to 0.4 bits a pixel in a file, a film 0.15 to 0.43
 
 
 def wan(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> Wan:

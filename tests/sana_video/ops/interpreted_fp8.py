@@ -62,7 +62,7 @@ def test_zeros_are_zero_and_what_is_not_finite_stays_so() -> None:
     assert torch.isfinite(values[..., 3, :].float()).all()
 
 
-@pytest.mark.parametrize("frames", [1, 3], ids=["sample", "frame"])
+@pytest.mark.parametrize("frames", [pytest.param(1, id="sample", marks=pytest.mark.slow), pytest.param(3, id="frame")])
 def test_sums_and_modulation(frames: int) -> None:
     x, branch = spread(2, 3, 3, 272), torch.randn(2, 3, 3, 272)
     six = torch.randn(2, frames, 6, 272)  # modulations are strided views of one tensor

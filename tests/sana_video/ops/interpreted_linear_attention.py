@@ -30,7 +30,7 @@ class Case(NamedTuple):
 
 CASES = [
     pytest.param(Case(1, (3, 5, 7), 2, 32, (0,), False), id="both-ways"),
-    pytest.param(Case(2, (1, 3, 11), 3, 32, (0,), True), id="one-frame-continued"),
+    pytest.param(Case(2, (1, 3, 11), 3, 32, (0,), True), id="one-frame-continued", marks=pytest.mark.slow),
     pytest.param(Case(2, (4, 5, 7), 1, 48, (0, 35, 105), False), id="chunk-causal"),
     pytest.param(Case(1, (3, 5, 9), 2, 48, (0, 90), True), id="chunk-causal-continued"),
     pytest.param(Case(1, (2, 5, 7), 1, 112, (0, 1), True), id="full-head-chunk-of-one-token"),
@@ -101,6 +101,7 @@ def test_outputs_states_and_gradients_equal_the_definition(case: Case) -> None:
     assert errors["sum_k"] < 1e-5  # never rounded to bf16
 
 
+@pytest.mark.slow
 def test_results_repeat_bit_by_bit_and_do_not_depend_on_the_split() -> None:
     case = Case(1, (4, 5, 9), 1, 32, (0,), False)
     inputs, rotary = drawn(case, 3)
@@ -147,15 +148,20 @@ def test_a_query_that_is_all_negative_gives_zero_not_nan() -> None:
     assert qkv.grad is not None and torch.isfinite(qkv.grad).all()
 
 
-def test_the_operator_is_one_that_torch_compile_and_autograd_may_use() -> None:
+@pytest.mark.parametrize(
+    "tests",
+    [
+        ("test_schema", "test_autograd_registration", "test_faketensor"),
+        pytest.param(("test_aot_dispatch_static",), marks=pytest.mark.slow),
+    ],
+    ids=["registered", "traced"],
+)
+def test_the_operator_is_one_that_torch_compile_and_autograd_may_use(tests: tuple[str, ...]) -> None:
     case = Case(1, (1, 3, 7), 1, 32, (0, 7), True)
     inputs, rotary = drawn(case, 2)
     torch.use_deterministic_algorithms(False)
     arguments = (*inputs[:3], rotary.packed, case.heads, NORM_EPS, EPS, list(case.starts), *inputs[3:])
-    torch.library.opcheck(
-        triton.forward, arguments, test_utils=("test_schema", "test_autograd_registration", "test_faketensor")
-    )
-    torch.library.opcheck(triton.forward, arguments, test_utils="test_aot_dispatch_static", atol=1e-2, rtol=1e-2)
+    torch.library.opcheck(triton.forward, arguments, test_utils=tests, atol=1e-2, rtol=1e-2)
 
 
 def test_one_graph_under_torch_compile() -> None:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import interpreter
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -52,15 +54,9 @@ def test_doubled() -> None:
     torch.testing.assert_close(doubled(x, bias=bias)[:, 0].movedim(-1, 1), expected)
 
 
-def test_the_kernels_under_the_interpreter() -> None:
-    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:xdist", "-p", "no:cacheprovider"]
-    run = subprocess.run(
-        [*command, HERE / "interpreted_decoder.py"],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
+@pytest.mark.parametrize("marks", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_the_kernels_under_the_interpreter(marks: str) -> None:
+    interpreter.run("interpreted_decoder.py", marks)
 
 
 def test_the_kernels_assemble_for_hopper_without_spilling() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import interpreter
 import pytest
 import torch
 
@@ -104,14 +105,9 @@ def test_what_fits() -> None:
     assert not fp8.fits(6720, 2248) and not fp8.fits(24, 2240)
 
 
-def test_kernels_under_the_interpreter() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-p", "no:xdist", "-p", "no:cacheprovider", HERE / "interpreted_fp8.py"],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
+@pytest.mark.parametrize("marks", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_kernels_under_the_interpreter(marks: str) -> None:
+    interpreter.run("interpreted_fp8.py", marks)
 
 
 def test_kernels_assemble_for_hopper_without_spilling() -> None:

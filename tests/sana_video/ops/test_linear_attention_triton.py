@@ -1,12 +1,11 @@
 """The kernels of linear attention without a GPU: right under the interpreter, and built for Hopper."""
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import interpreter
 import pytest
 import torch
 
@@ -20,7 +19,6 @@ from sana_video.ops.linear_attention import kernels, kernels_backward, naive, no
 from sana_video.ops.linear_attention import triton as op  # noqa: E402
 from sana_video.rope import rotary_tables  # noqa: E402
 
-INTERPRETED = Path(__file__).with_name("interpreted_linear_attention.py")
 SHARED_BYTES = 227 * 1024
 SPILL_BYTES = 64
 
@@ -53,11 +51,9 @@ def argument_type(name: str) -> str:
     return "*fp32" if name in WIDE or name.startswith("partial") else "*bf16"
 
 
-def test_equals_the_definition_under_the_interpreter() -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(INTERPRETED)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
-    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-1000:]
+@pytest.mark.parametrize("marks", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_equals_the_definition_under_the_interpreter(marks: str) -> None:
+    interpreter.run("interpreted_linear_attention.py", marks)
 
 
 @pytest.mark.parametrize("name", op.TUNED)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import interpreter
 import pytest
 import torch
 
@@ -68,24 +69,9 @@ def test_temporal_conv_on_the_cpu_is_the_definition() -> None:
     assert torch.equal(temporal_conv(u, weight), naive.temporal_conv(u, weight))
 
 
-def test_kernels_under_the_interpreter() -> None:
-    run = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-x",
-            "-p",
-            "no:xdist",
-            "-p",
-            "no:cacheprovider",
-            HERE / "interpreted_mix_ffn.py",
-        ],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
+@pytest.mark.parametrize("marks", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_kernels_under_the_interpreter(marks: str) -> None:
+    interpreter.run("interpreted_mix_ffn.py", marks)
 
 
 @pytest.mark.skipif(not select.kernels_for(torch.empty(0, device=DEVICE)), reason="needs a Hopper GPU")
