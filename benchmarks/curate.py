@@ -3,7 +3,8 @@
     python benchmarks/curate.py [FILES…] [--seconds 30] [--rounds 5] [--films 1,10,100] [--out FILE]
 
 Without files, the material of the demo (`make demo` fetches it). Correctness first: VMAF motion against FFmpeg's filter
-frame by frame, saturation against OpenCV on the same pictures and on those of the film's own size. Then the contenders
+frame by frame, saturation against OpenCV on the same pixels and on whole pictures of the film's own size, which differ
+by how colours are laid between their samples: 0.4 at most in clips of nine films. Then the contenders
 take turns over the same span; the fastest of the rounds counts:
 
 - decode: PyAV reads the frames and nothing else, on one thread
@@ -47,7 +48,7 @@ from sana_video.video.measures import extras
 from sana_video.video.sandbox import Sandbox
 
 ROOT = Path(__file__).resolve().parents[1]
-BOUNDS = {"vmaf_motion": 0.006, "saturation": 0.5, "saturation_at_full_size": 6.0}
+BOUNDS = {"vmaf_motion": 0.006, "saturation": 0.5, "saturation_at_full_size": 0.5}
 CLOCKS = {"seconds": time.perf_counter, "processor": time.process_time}
 SHORT_FILM = 12.0  # seconds of the first film that are one of many
 
@@ -73,10 +74,11 @@ def check(job: Job, settings: Settings) -> dict[str, float]:
         frame.pts, frame.time_base = i, Fraction(1, FPS)
         grey.append(frame)
     theirs = tools.vmaf_filter(iter(grey))[1:]
-    saturation = m.saturation(seen.samples(seen.hsv))
+    assert seen.points is not None
+    saturation = m.saturation(seen.colours)
     off = {
         "vmaf_motion": float(np.abs(np.array(m.vmaf_motion_frames(seen.luma)) - theirs).max()),
-        "saturation": abs(saturation - tools.saturation(iter(seen.samples(seen.rgb)[..., ::-1]))),
+        "saturation": abs(saturation - tools.saturation(iter(seen.points[..., ::-1]))),
         "saturation_at_full_size": abs(saturation - tools.saturation(picture[..., ::-1] for picture in full)),
     }
     for name, bound in BOUNDS.items():

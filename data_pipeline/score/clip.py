@@ -100,13 +100,12 @@ def _flow(seen: Seen, settings: Settings) -> Values:
 
 
 def _colours(seen: Seen, _: Settings) -> Values:
-    hsv = seen.samples(seen.hsv)
-    colour = m.mean_colour(seen.samples(seen.rgb))
+    hsv, colour = seen.colours, m.mean_colour(seen.samples(seen.rgb))
     return {"saturation": m.saturation(hsv), "brightness": m.brightness(hsv), "colour": colour}
 
 
 def _lit(seen: Seen, _: Settings) -> Values:
-    return {"saturation_lit": m.saturation_lit(seen.samples(seen.hsv), seen.box.halved if seen.box else None)}
+    return {"saturation_lit": m.saturation_lit(seen.colours, seen.box.halved if seen.box else None)}
 
 
 def _classical(seen: Seen, _: Settings) -> Values:
@@ -126,7 +125,7 @@ def _embedding(seen: Seen, _: Settings) -> Values:
 
 _MEASURES: dict[str, Callable[[Seen, Settings], Values]] = {
     "flow_motion": _flow,
-    "vmaf_motion": lambda seen, _: {"vmaf_motion": m.vmaf_motion(seen.luma)},
+    "vmaf_motion": lambda seen, settings: {"vmaf_motion": m.vmaf_motion(seen.at_motion_rate(settings.fps))},
     "saturation": _colours,
     "saturation_lit": _lit,
     "aesthetic": _classical,

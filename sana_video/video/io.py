@@ -65,9 +65,12 @@ class Film:
     def __exit__(self, *_: object) -> None:
         self.container.close()
 
-    def painter(self, short_side: int | None = None, size: tuple[int, int] | None = None) -> Painter:
+    def painter(
+        self, short_side: int | None = None, size: tuple[int, int] | None = None, *, enlarge: bool = False
+    ) -> Painter:
         """A painter of this film's frames at another size than its own."""
-        return Painter(sample_aspect(self.stream), short_side=short_side, size=size, threads=self._threads)
+        aspect, threads = sample_aspect(self.stream), self._threads
+        return Painter(aspect, short_side=short_side, size=size, enlarge=enlarge, threads=threads)
 
     def at(self, time: Fraction, before: Fraction | None = None) -> Picture:
         """The picture of `frame_at`."""

@@ -3,7 +3,8 @@
 A frame is scaled once, in YCbCr, then turned to RGB by the matrix and range that it is tagged with (untagged: BT.709
 from 720 lines up, BT.601 below, limited range), or to BT.709 through linear light where it is HDR or wide (`colour`),
 then turned and mirrored as its display matrix says (`orientation`). A `Sketch` keeps the colours at half the size, as
-4:2:0 films have them, and costs an eighth of a `Picture` of 480 lines.
+4:2:0 films have them, and costs an eighth of a `Picture` of 480 lines. `points` picks pixels where all else averages
+them: what is no linear function of a pixel, as saturation, has the mean of a film's own size in few points of it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from sana_video.video.orientation import Orientation, orientation
 Pixels = NDArray[np.uint8]
 
 SCALE = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
+PICK = Interpolation.POINT | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,25 @@ class Sketch:
 class Painter:
     """Paints the frames of one stream, whose samples are `aspect` as wide as high, at one size.
 
-    `short_side` scales so that the shorter displayed side has that many pixels (never up); `size` (H, W) scales to
-    cover and crops about the centre. Neither: the displayed size. Every method raises ValueError UNSUPPORTED for odd
-    colours or turns.
+    `short_side` scales so that the shorter displayed side has that many pixels, up only to `enlarge`; `size` (H, W)
+    scales to cover and crops about the centre. Neither: the displayed size. Every method raises ValueError UNSUPPORTED
+    for odd colours or turns.
     """
 
     def __init__(
-        self, aspect: Fraction, *, short_side: int | None = None, size: tuple[int, int] | None = None, threads: int = 1
+        self,
+        aspect: Fraction,
+        *,
+        short_side: int | None = None,
+        size: tuple[int, int] | None = None,
+        enlarge: bool = False,
+        threads: int = 1,
     ) -> None:
         self._aspect, self._short_side, self._size, self._threads = aspect, short_side, size, threads
+        self._enlarge = enlarge
         self._sizes: dict[tuple[int, int, bool], tuple[int, int]] = {}
-        self._scaler, self._colourer = VideoReformatter(), VideoReformatter()  # one for each pass: they keep tables
+        # one for each pass: they keep tables
+        self._scaler, self._colourer, self._picker = VideoReformatter(), VideoReformatter(), VideoReformatter()
 
     def picture(self, frame: av.VideoFrame) -> Picture:
         """The frame in full colour. Its PTS must be known."""
@@ -86,6 +96,20 @@ class Painter:
             y = cv2.resize(luma, blue.shape[::-1], interpolation=cv2.INTER_AREA)
             rgb = cv2.transform(cv2.merge((y, blue, red)), weights)
         return Sketch(self._upright(luma, way), self._upright(rgb.astype(np.uint8, copy=False), way))
+
+    def points(self, frame: av.VideoFrame) -> Pixels:
+        """uint8 RGB (H, W, 3): of each pixel of the `picture` one of the frame's own that it covers, not their mean."""
+        way = orientation(frame)
+        height, width = self._scaled_size(frame, way)
+        if needs_light(frame):
+            return self._upright(to_sdr(frame, width, height, PICK, self._picker, self._threads)[0], way)
+        matrix, span = matrix_and_range(frame)
+        picked = self._picker.reformat(
+            frame, width, height, "yuv444p", src_colorspace=matrix, dst_colorspace=matrix,
+            src_color_range=span, dst_color_range=span, interpolation=PICK, threads=self._threads,
+        )  # fmt: skip
+        rgb = cv2.transform(cv2.merge([plane_of(picked, index) for index in range(3)]), rgb_weights(matrix, span))
+        return self._upright(rgb.astype(np.uint8, copy=False), way)
 
     def grey(self, frame: av.VideoFrame) -> Pixels:
         """uint8 (H, W): the frame's luma, 0 black and 255 white whatever range it is coded in."""
@@ -138,7 +162,7 @@ class Painter:
             want_h, want_w = self._size[::-1] if transposed else self._size
             scale = max(want_h / height, want_w / width)
             return max(want_h, round(height * scale)), max(want_w, round(width * scale))
-        if self._short_side is None or self._short_side >= min(height, width):
+        if self._short_side is None or (self._short_side >= min(height, width) and not self._enlarge):
             return int(height), round(width)
         scale = self._short_side / min(height, width)
         return max(self._short_side, 2 * round(height * scale / 2)), max(self._short_side, 2 * round(width * scale / 2))

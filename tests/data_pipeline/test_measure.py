@@ -86,7 +86,7 @@ def test_a_table_for_people_names_versions_and_stand_ins(project: Path) -> None:
     result = call(project, str(project / "raw" / "a.mp4"))
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
-    assert lines[0].endswith("51 frames at 16 fps, 160x96")
+    assert lines[0].endswith("51 frames at 16 fps, 400x240")
     (cuts,) = [line.split() for line in lines if line.strip().startswith("cuts_inside")]
     versions = measures.MEASURE_VERSIONS
     assert cuts == ["cuts_inside", "1", f"v{versions['cuts_inside']}"]

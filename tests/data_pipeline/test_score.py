@@ -99,7 +99,7 @@ def test_every_clip_has_every_measure_labelled_with_its_estimator(batch: Batch) 
         assert row["reason"] is None and all(row[name] is not None for name in MEASURED)
         assert row["flow_estimator"] == "opencv-dis (stand-in for UniMatch)"
         assert row["aesthetic_scorer"] == "classical (stand-in for DOVER)"
-        assert len(row["flow_pairs"]) == 2 and len(row["phash"]) == 3 and (row["height"], row["width"]) == (96, 160)
+        assert len(row["flow_pairs"]) == 2 and len(row["phash"]) == 3 and (row["height"], row["width"]) == (240, 400)
         assert row["cuts_inside"] == 0 and 0 < row["overall"] < 1
 
 
@@ -180,13 +180,12 @@ def shifted_by(planes: np.ndarray, offset: int) -> np.ndarray:
 def test_no_score_knows_where_in_memory_its_pictures_lie(batch: Batch) -> None:
     """Vector code may round otherwise at another alignment, and tables are to be equal to the byte."""
     rng = np.random.default_rng(0)
-    luma, rgb, grey = (
-        rng.integers(16, 236, shape).astype(np.uint8) for shape in ((17, 96, 160), (17, 48, 80, 3), (2, 120, 200))
-    )
+    shapes = (17, 96, 160), (17, 48, 80, 3), (2, 120, 200), (3, 96, 160, 3)
+    planes = [rng.integers(16, 236, shape).astype(np.uint8) for shape in shapes]
     settings = score.settings_of(ALL, SPLIT, PARAMS, batch.root)
-    first = measure(Seen(luma, rgb, grey, (0, 8, 16)), OWN, settings)
+    first = measure(Seen(*planes, indices=(0, 8, 16)), OWN, settings)
     for offset in (1, 8, 17, 32, 47):
-        moved = Seen(*(shifted_by(planes, offset) for planes in (luma, rgb, grey)), indices=(0, 8, 16))
+        moved = Seen(*(shifted_by(each, offset) for each in planes), indices=(0, 8, 16))
         assert measure(moved, OWN, settings) == first
 
 

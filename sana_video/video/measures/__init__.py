@@ -42,21 +42,21 @@ from sana_video.video.measures.quality import (
 )
 
 MEASURE_VERSIONS = {
-    "flow_motion": 3,
-    "vmaf_motion": 3,
-    "saturation": 3,
-    "saturation_lit": 2,
-    "aesthetic": 3,
-    "borders": 2,
-    "watermark": 2,
-    "stillness": 2,
-    "flicker": 2,
-    "duplicate_frames": 2,
+    "flow_motion": 4,
+    "vmaf_motion": 4,
+    "saturation": 4,
+    "saturation_lit": 3,
+    "aesthetic": 4,
+    "borders": 3,
+    "watermark": 3,
+    "stillness": 3,
+    "flicker": 3,
+    "duplicate_frames": 3,
     "text_area": 1,
     "nsfw": 1,
-    "cuts_inside": 3,
-    "phash": 3,
-    "embedding": 2,
+    "cuts_inside": 4,
+    "phash": 4,
+    "embedding": 3,
 }
 
 __all__ = [

@@ -58,15 +58,30 @@ def test_a_turned_film_is_sketched_upright(tmp_path: Path, make_video: object) -
     path = make_video(tmp_path / "a.mp4", seconds=1, rotate=90)  # type: ignore[operator]
     with Film(path) as film:
         frame = next(film.frames())
-        sketch, grey, picture = (
-            film.painter(48).sketch(frame),
-            film.painter(48).grey(frame),
-            film.painter(48).picture(frame),
-        )
+        painter = film.painter(48)
+        sketch, grey, picture = painter.sketch(frame), painter.grey(frame), painter.picture(frame)
+        points = painter.points(frame)
     assert sketch.luma.shape == grey.shape == (80, 48) and sketch.rgb.shape == (40, 24, 3)
     np.testing.assert_array_equal(sketch.luma, picture.luma)
     halved = cv2.resize(picture.rgb, (24, 40), interpolation=cv2.INTER_AREA).astype(int)
     assert np.abs(sketch.rgb - halved).mean() < 2
+    assert points.shape == picture.rgb.shape and np.abs(points.astype(int) - picture.rgb).mean() < 20
+
+
+@pytest.mark.parametrize("layout", ["yuv420p", "yuv422p", "yuv444p"])
+@pytest.mark.parametrize("full", [False, True])
+def test_points_are_pixels_of_the_frame_itself(full: bool, layout: str) -> None:
+    """At a third of its size each is the middle of nine; a step of chroma, not interpolated, is 2.4 of 255."""
+    frame = frame_of((288, 510), layout, full=full)
+    points, picture = Painter(Fraction(1), short_side=96).points(frame), Painter(Fraction(1)).picture(frame)
+    assert points.shape == (96, 170, 3)
+    assert np.abs(points.astype(int) - picture.rgb[1::3, 1::3])[2:-2, 2:-2].max() <= 6
+
+
+def test_a_small_frame_is_enlarged_only_where_asked() -> None:
+    frame = frame_of((80, 60))
+    assert Painter(Fraction(1), short_side=96).sketch(frame).luma.shape == (80, 60)
+    assert Painter(Fraction(1), short_side=96, enlarge=True).sketch(frame).luma.shape == (128, 96)
 
 
 @pytest.mark.parametrize("full", [False, True])
