@@ -22,6 +22,7 @@ from sana_video.video import measures as m
 from sana_video.video.flow import camera
 
 Values = dict[str, Any]
+MODELS = "camera_models"  # beside the columns, in no table: jitter across windows needs them
 Span = Sequence[Any]  # clip_id, start_pts, end_pts, frames
 
 
@@ -83,6 +84,7 @@ def flow_columns(flows: Sequence[NDArray[np.float32]], frames: int, settings: Se
         "camera_jitter": split.camera_jitter,
         "object_motion": split.object_motion,
         "flow_estimator": estimator,
+        MODELS: {"shape": list(flows[0].shape[1:]), "of": [model.tolist() for model in split.models]},
     }
 
 
@@ -100,7 +102,7 @@ def _flow(seen: Seen, settings: Settings) -> Values:
 
 
 def _colours(seen: Seen, _: Settings) -> Values:
-    hsv, colour = seen.colours, m.mean_colour(seen.samples(seen.rgb))
+    hsv, colour = seen.colours, m.mean_colour(seen.pictures(seen.rgb))
     return {"saturation": m.saturation(hsv), "brightness": m.brightness(hsv), "colour": colour}
 
 
@@ -110,7 +112,7 @@ def _lit(seen: Seen, _: Settings) -> Values:
 
 def _classical(seen: Seen, _: Settings) -> Values:
     assert seen.grey is not None  # `Onlooker` sees to it
-    art, craft = m.aesthetic(seen.samples(seen.rgb)), m.technical(seen.grey)
+    art, craft = m.aesthetic(seen.pictures(seen.rgb)), m.technical(seen.grey)
     return {
         "aesthetic": art,
         "technical": craft,
@@ -120,7 +122,7 @@ def _classical(seen: Seen, _: Settings) -> Values:
 
 
 def _embedding(seen: Seen, _: Settings) -> Values:
-    return {"embedding": m.embedding(seen.samples(seen.rgb)), "embedder": m.EMBEDDER}
+    return {"embedding": m.embedding(seen.pictures(seen.rgb)), "embedder": m.EMBEDDER}
 
 
 _MEASURES: dict[str, Callable[[Seen, Settings], Values]] = {
@@ -135,6 +137,6 @@ _MEASURES: dict[str, Callable[[Seen, Settings], Values]] = {
     "flicker": lambda seen, _: {"flicker": m.flicker(seen.luma)},
     "duplicate_frames": lambda seen, _: {"duplicate_frames": m.duplicate_frames(seen.luma)},
     "cuts_inside": lambda seen, settings: {"cuts_inside": m.cuts_inside(seen.hsv, settings.cut_threshold)},
-    "phash": lambda seen, _: {"phash": [m.phash(picture) for picture in seen.samples(seen.rgb)]},
+    "phash": lambda seen, _: {"phash": [m.phash(picture) for picture in seen.pictures(seen.rgb)]},
     "embedding": _embedding,
 }

@@ -2,11 +2,15 @@
 
 A clip is held in memory whole, a film is not: what is longer than ten seconds is measured in windows of ten, which
 share their border frame, so that every pair of neighbouring frames is measured once. The scores of the windows are then
-joined: those of pairs by their pairs, those of pictures by their frames; cuts add up.
+joined: means of pairs by how many there are, means of pictures likewise, the shared one counted once; cuts add up, and
+the camera's jitter is taken anew of all its models. So these are what one window of the whole span would give. Not so
+`flicker`, which loses the border frames, and what is no mean of pictures: `watermark`, `borders`, `saturation_lit`,
+`embedding` and the quality scores are the mean of the windows.
 """
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,15 +21,22 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.score.clip import Values
+from data_pipeline.score.clip import MODELS, Values
 from data_pipeline.score.networks import Networks
+from data_pipeline.score.seen import MOTION_FPS, own_samples
 from data_pipeline.score.settings import COLUMNS, SIZE, Settings
 from data_pipeline.scoring import ask
+from sana_video.video.flow import camera
+from sana_video.video.measures import FLOW_SIZE, sample_indices
 from sana_video.video.sandbox import Sandbox
 
 WINDOW_SECONDS = 10.0
 
 _JOINED_LISTS = ("flow_pairs", "flow_absmean_pairs", "flow_times", "phash")
+_MEAN_OF = {
+    **dict.fromkeys(("flow_motion", "camera_motion", "object_motion"), "flow pairs"),
+    "vmaf_motion": "motion pairs", "stillness": "pairs", "duplicate_frames": "pairs", "flicker": "inner frames",
+}  # fmt: skip
 _LABELS = ("flow_estimator", "aesthetic_scorer", "text_detector", "nsfw_detector", "embedder", *SIZE)
 
 
@@ -70,12 +81,13 @@ def measure_file(
     film = Extent(told["first"], told["last"], Fraction(told["time_base"]))
     begin, frames = _frames(film, span, settings.fps)
     windows = windows_of(frames, settings)
-    parts = [
-        _measure(path, _pts(film, begin + Fraction(w.begin, settings.fps)), film, w, settings, networks, sandbox)
-        for w in windows
-    ]
+    parts = []
+    for window in windows:
+        chosen = replace(settings, frames=window.frames, shared_end=window != windows[-1])
+        start = _pts(film, begin + Fraction(window.begin, settings.fps))
+        parts.append(_measure(path, start, film, window, chosen, networks, sandbox))
     end = float(begin + Fraction(frames - 1, settings.fps))
-    return Measured(path, (float(begin), end), frames, len(windows), joined(parts, windows, settings.fps))
+    return Measured(path, (float(begin), end), frames, len(windows), joined(parts, windows, settings))
 
 
 def extent(path: str) -> dict[str, Any]:
@@ -132,31 +144,55 @@ def _measure(
     networks: Networks,
     sandbox: Sandbox,
 ) -> Values:
-    chosen = replace(settings, frames=window.frames)
     with tempfile.TemporaryDirectory() as scratch:
         spans = [("0", start, film.last + 1, window.frames)]
-        found = ask(sandbox, path, spans, settings.measures, chosen.as_json(), Path(scratch))["0"]
+        found = ask(sandbox, path, spans, settings.measures, settings.as_json(), Path(scratch))["0"]
         if "reason" in found:
             raise ValueError(found["reason"])
         pictures = {"0": networks.load(Path(scratch), "0", settings.measures)}
         return found | networks.measure(pictures, {"0": window.frames}, settings.measures)["0"]
 
 
-def joined(parts: Sequence[Values], windows: Sequence[Window], fps: int) -> Values:
+def joined(parts: Sequence[Values], windows: Sequence[Window], settings: Settings) -> Values:
     """The scores of consecutive windows as one. Of a single window they are what they are."""
-    if len(parts) == 1:
-        return dict(parts[0])
-    shift = [window.begin / fps for window in windows]
+    shift = [window.begin / settings.fps for window in windows]
     moved = [
         {**part, "flow_times": [time + by for time in part["flow_times"]]}
         for part, by in zip(parts, shift, strict=True)
     ]
-    pairs = [float(window.frames - 1) for window in windows]
-    return {name: _join(name, [part[name] for part in moved], pairs) for name in moved[0]}
+    counts = [_counts(window, settings, window != windows[-1]) for window in windows]
+    scores = {name: _join(name, [part[name] for part in moved], counts) for name in moved[0] if name != MODELS}
+    if len(parts) > 1:
+        scores["camera_jitter"] = _jitter([part[MODELS] for part in parts], windows, settings)
+    return scores
 
 
-def _join(name: str, values: Sequence[Any], weights: Sequence[float]) -> Any:
-    if name in _LABELS:
+def _counts(window: Window, settings: Settings, shared: bool) -> dict[str, float]:
+    """Of how many of each a window's means are: what they weigh."""
+    samples = sample_indices(window.frames, settings.fps, settings.sample_seconds)
+    return {
+        "flow pairs": len(samples) - 1,
+        "motion pairs": len(sample_indices(window.frames, settings.fps, 1 / MOTION_FPS)) - 1,
+        "pairs": window.frames - 1,
+        "inner frames": max(1, window.frames - 2),
+        "pictures": len(own_samples(samples, window.frames, shared)),
+    }
+
+
+def _jitter(models: Sequence[Values], windows: Sequence[Window], settings: Settings) -> float:
+    """`camera_jitter` over all windows, with the changes from one to the next."""
+    seconds = [
+        (b - a) / settings.fps
+        for window in windows
+        for a, b in itertools.pairwise(sample_indices(window.frames, settings.fps, settings.sample_seconds))
+    ]
+    fitted = [np.array(model) for each in models for model in each["of"]]
+    shape = tuple(models[0]["shape"])
+    return camera.jitter(fitted, np.array(seconds), shape, FLOW_SIZE[0] // shape[0])
+
+
+def _join(name: str, values: Sequence[Any], counts: Sequence[dict[str, float]]) -> Any:
+    if len(values) == 1 or name in _LABELS:
         return values[0]
     if name in _JOINED_LISTS:
         return [each for value in values for each in value]
@@ -164,6 +200,7 @@ def _join(name: str, values: Sequence[Any], weights: Sequence[float]) -> Any:
         return sum(values)
     if name == "nsfw":
         return max(values)
+    weights = [count[_MEAN_OF.get(name, "pictures")] for count in counts]
     known = [(value, weight) for value, weight in zip(values, weights, strict=True) if value is not None]
     if not known:
         return None

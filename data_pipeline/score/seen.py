@@ -34,7 +34,8 @@ class Seen:
     """A clip of F frames and its samples, which are the frames `indices`.
 
     `luma` uint8 (F, h, w) as coded; `rgb` uint8 (F, h/2, w/2, 3); `grey` uint8 (S/2, H, W), 0-255, and `points` uint8
-    RGB (S, h/2, w/2, 3), single pixels of the samples: None if not asked.
+    RGB (S, h/2, w/2, 3), single pixels of the samples: None if not asked. Where the last frame is `shared` with the
+    next window of a film it is none of the `pictures`, nor of `grey` and `points`; flow and motion reach up to it.
     """
 
     luma: Pixels
@@ -42,6 +43,7 @@ class Seen:
     grey: Pixels | None
     points: Pixels | None
     indices: tuple[int, ...]
+    shared: bool = False
 
     @cached_property
     def hsv(self) -> Pixels:
@@ -67,6 +69,15 @@ class Seen:
         """Of planes of all frames those of the samples."""
         return planes[list(self.indices)]
 
+    def pictures(self, planes: Pixels) -> Pixels:
+        """`samples` but for one that the next window has too."""
+        return planes[list(own_samples(self.indices, len(self.luma), self.shared))]
+
+
+def own_samples(indices: Sequence[int], frames: int, shared: bool) -> Sequence[int]:
+    """Of a window's samples those that no other window has."""
+    return indices[:-1] if shared and indices[-1] == frames - 1 else indices
+
 
 class Onlooker:
     """Looks at clips of one open film, for `own` measures and for `networks`, which look at larger pictures."""
@@ -83,8 +94,9 @@ class Onlooker:
         Kinds: `samples` for the flow, `few` for text and nudity, DOVER's two views.
         """
         indices = m.sample_indices(frames, self._settings.fps, self._settings.sample_seconds)
-        graded = indices[::2] if "aesthetic" in self._own else []
-        coloured = indices if {"saturation", "saturation_lit"} & {*self._own} else []
+        own = own_samples(indices, frames, self._settings.shared_end)
+        graded = own[::2] if "aesthetic" in self._own else []
+        coloured = own if {"saturation", "saturation_lit"} & {*self._own} else []
         few = extras.few_indices(frames) if {"text_area", "nsfw"} & {*self._networks} else []
         paired = indices if "flow_motion" in self._networks else []
         views = self._views(frames)
@@ -108,7 +120,7 @@ class Onlooker:
             kinds |= {"technical": views.technical, "aesthetic": views.aesthetic}
         luma, rgb = np.stack([each.luma for each in sketches]), np.stack([each.rgb for each in sketches])
         stacked = (np.stack(of) if of else None for of in (grey, points))
-        return Seen(luma, rgb, *stacked, tuple(indices)), kinds
+        return Seen(luma, rgb, *stacked, tuple(indices), self._settings.shared_end), kinds
 
     def _views(self, frames: int) -> dover.Views | None:
         wanted = self._settings.dover if "aesthetic" in self._networks else None

@@ -67,6 +67,7 @@ class Settings:
     dover: dict[str, Any] | None
     text: str | None
     nsfw: str | None
+    shared_end: bool = False  # the last frame is the first of the film's next window, whose picture it counts as
 
     def digest(self, measure: str) -> str:
         """Of all that this one measure reads, and of the columns it fills."""

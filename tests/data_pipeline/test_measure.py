@@ -68,8 +68,26 @@ def test_a_whole_file_is_measured_in_windows_that_share_their_border(project: Pa
     assert told["windows"] == 3 and told["span"] == [0.0, pytest.approx(25.9, abs=0.1)]
     pairs, times = told["scores"]["flow_pairs"], told["scores"]["flow_times"]
     assert times == pytest.approx([k * 0.5 for k in range(len(pairs))]) and len(pairs) == 51
-    assert told["scores"]["flow_motion"] == pytest.approx(sum(pairs) / len(pairs), rel=0.05)
+    assert told["scores"]["flow_motion"] == pytest.approx(sum(pairs) / len(pairs), rel=1e-12)
+    assert len(told["scores"]["phash"]) == 52  # the samples at the borders once
     assert sum(value**2 for value in told["scores"]["embedding"]) == pytest.approx(1.0)
+
+
+def test_windows_of_a_film_give_what_one_of_the_whole_gives(
+    project: Path, monkeypatch: pytest.MonkeyPatch, make_video: Any
+) -> None:
+    """Within rounding, also where the last window has odd frames behind its last sample."""
+    path = make_video(project / "raw" / "shots.mp4", seconds=7.4, size=(64, 96), shots=5, speed=1.5)
+    once = json.loads(call(project, str(path), "--json").stdout)[0]
+    monkeypatch.setattr(one, "WINDOW_SECONDS", 2.0)
+    many = json.loads(call(project, str(path), "--json").stdout)[0]
+    assert (once["windows"], many["windows"]) == (1, 4)
+    means_of_windows = {"flicker", "watermark", "borders", "saturation_lit", "embedding", "cuts_inside",
+                        "aesthetic", "technical", "overall"}  # fmt: skip
+    for name, value in once["scores"].items():
+        if name not in means_of_windows and isinstance(value, (float, list)):
+            assert many["scores"][name] == pytest.approx(value, rel=1e-9), name
+    assert once["scores"]["camera_jitter"] > 0
 
 
 @pytest.mark.parametrize("frames", [2, 17, 160, 161, 162, 240, 241, 242, 400, 801, 5000])

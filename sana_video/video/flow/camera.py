@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ class CameraSplit:
     camera_motion: float
     camera_jitter: float
     object_motion: float
+    models: tuple[Floats, ...] = field(default=(), compare=False)  # of each pair: that of `fit_camera`
 
 
 def split_motion(flows: Field | Sequence[Field], seconds: float | Sequence[float] = 0.5, every: int = 1) -> CameraSplit:
@@ -54,18 +55,28 @@ def split_motion(flows: Field | Sequence[Field], seconds: float | Sequence[float
     ValueError for no pairs, another shape, fields of several sizes, or values that are not finite.
     """
     fields = [flows] if isinstance(flows, np.ndarray) and flows.ndim == 3 else list(flows)
-    if not fields or any(field.shape != fields[0].shape for field in fields):
-        raise ValueError(f"flow must be one or more (2, h, w) of one size, not {[field.shape for field in fields]}")
-    fitted = [fit_camera(field, every) for field in fields]
+    if not fields or any(one.shape != fields[0].shape for one in fields):
+        raise ValueError(f"flow must be one or more (2, h, w) of one size, not {[one.shape for one in fields]}")
+    fitted = [fit_camera(one, every) for one in fields]
     models = [
         model.T @ _places(*fields[0].shape[1:], every) for model in fitted
     ]  # (2, n): flow at the looked-at places
     durations = np.broadcast_to(np.asarray(seconds, np.float64), len(fields))
     return CameraSplit(
         camera_motion=float(np.mean([_length(model).mean() for model in models])),
-        camera_jitter=_jitter(np.stack(models), durations),
+        camera_jitter=jitter(fitted, durations, fields[0].shape[1:], every),
         object_motion=float(np.mean([_left_over(*pair, every) for pair in zip(fields, models, strict=True)])),
+        models=tuple(fitted),
     )
+
+
+def jitter(fitted: Sequence[Floats], seconds: Floats, shape: tuple[int, ...], every: int = 1) -> float:
+    """`camera_jitter` of the models of consecutive pairs, `seconds` long each, of fields of `shape` (h, w)."""
+    if len(fitted) < 2:
+        return 0.0
+    models = np.stack([model.T @ _places(shape[0], shape[1], every) for model in fitted])
+    even = models * (seconds.mean() / seconds)[:, None, None]
+    return float(np.sqrt((np.diff(even, axis=0) ** 2).sum(1).mean()))
 
 
 def fit_camera(flow: Field, every: int = 1) -> Floats:
@@ -125,13 +136,6 @@ def _left_over(flow: Field, model: Floats, every: int) -> float:
     visible = (x <= (width * every - 1) / 2) & (y <= (height * every - 1) / 2)
     moving = np.where(length > _noise(seen), length, 0.0)[visible]
     return float(moving.mean()) if moving.size else 0.0
-
-
-def _jitter(models: Floats, seconds: Floats) -> float:
-    if len(models) < 2:
-        return 0.0
-    even = models * (seconds.mean() / seconds)[:, None, None]
-    return float(np.sqrt((np.diff(even, axis=0) ** 2).sum(1).mean()))
 
 
 def _length(flow: Floats) -> Floats:
