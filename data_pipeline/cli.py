@@ -15,11 +15,22 @@ import typer
 
 from data_pipeline.classifying import classify
 from data_pipeline.exporting import export
-from data_pipeline.job import QUARANTINE, SELECTION, Job, Overrides, Show, as_json, known, open_job, refuse
+from data_pipeline.job import (
+    QUARANTINE,
+    SELECTION,
+    Job,
+    Overrides,
+    Show,
+    as_json,
+    known,
+    measure_versions,
+    open_job,
+    refuse,
+)
 from data_pipeline.judging import gate
 from data_pipeline.measure import measure
 from data_pipeline.sft.commands import sft
-from infra.settings import load_section, load_yaml
+from infra.settings import load_section
 
 if TYPE_CHECKING:
     from data_pipeline.encode import Encoders
@@ -78,7 +89,7 @@ def score(context: typer.Context, batch: Batch, overrides: Overrides = None, sho
     def work(progress: Progress) -> Counters:
         from data_pipeline import score as stage
 
-        versions = load_yaml(job.root / "versions.yaml")["measures"]
+        versions = measure_versions(job.root)
         videos, clips, params = job.read("videos", batch), job.read("clips", batch), job.params
         rows = stage.run(videos, clips, params.limit, params.split, params.score, versions, job.root, progress.track)
         return job.write("scores", rows, f"data/scores/{batch}.parquet")

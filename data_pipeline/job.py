@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from infra.settings import AppContext, find_root, load_section
+from infra.settings import AppContext, find_root, load_section, load_yaml
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -127,6 +127,18 @@ def open_job(context: typer.Context, overrides: list[str] | None, show: bool) ->
         typer.echo(yaml.safe_dump({"data": job.params.model_dump(mode="json")}, sort_keys=False), nl=False)
         raise typer.Exit
     return job
+
+
+def measure_versions(root: Path) -> dict[str, int]:
+    """Of each measure, as versions.yaml states them. ValueError, FileNotFoundError where it names other ones."""
+    from data_pipeline.score import MEASURE_VERSIONS
+
+    stated = load_yaml(root / "versions.yaml").get("measures")
+    if not isinstance(stated, dict):
+        raise ValueError("versions.yaml has no section `measures` with the version of each measure")
+    if stated.keys() != MEASURE_VERSIONS.keys():
+        raise ValueError(f"versions.yaml names the measures {sorted(stated)}, the code has {sorted(MEASURE_VERSIONS)}")
+    return stated
 
 
 def refuse(line: str) -> NoReturn:

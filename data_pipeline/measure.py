@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-from infra.settings import load_yaml
-
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Video files.", show_default=False)]
 Span = Annotated[str | None, typer.Option("--span", metavar="A:B", help="Seconds from the first frame; else all.")]
 AsJson = Annotated[bool, typer.Option("--json", help="A list of objects instead of a table.")]
@@ -22,7 +20,7 @@ def measure(
     context: typer.Context, files: Files, span: Span = None, json_out: AsJson = False, overrides: Overrides = None
 ) -> None:
     """Measure files by the functions and settings of the score stage; stand-ins and versions are named."""
-    from data_pipeline.job import open_job, refuse
+    from data_pipeline.job import measure_versions, open_job, refuse
     from data_pipeline.score import file as one
     from data_pipeline.score.networks import Networks, licence
     from data_pipeline.score.settings import settings_of
@@ -36,7 +34,7 @@ def measure(
         networks = Networks(settings, job.params.score, job.root)
         if settings.dover is not None:
             typer.echo(licence(job.params.score), err=True)
-        versions: dict[str, int] = load_yaml(job.root / "versions.yaml")["measures"]
+        versions = measure_versions(job.root)
     except (ValueError, FileNotFoundError) as error:
         refuse(str(error))
     wants_json = json_out or (isinstance(context.obj, AppContext) and context.obj.as_json)
@@ -45,8 +43,8 @@ def measure(
         for path in files:
             try:
                 measured = one.measure_file(path, asked, settings, networks, sandbox)
-            except (ValueError, OSError) as error:
-                typer.echo(f"{path}: {error}", err=True)
+            except (ValueError, OSError, RuntimeError) as error:  # the last: a fault of ours, with its traceback
+                typer.echo(f"{path}: {str(error).strip().splitlines()[-1]}", err=True)
                 failed = True
                 continue
             found.append(one.as_json(measured, settings, versions))

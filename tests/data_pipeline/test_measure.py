@@ -140,3 +140,36 @@ def test_a_mistake_ends_with_exit_2(project: Path, words: list[str], line: str) 
     result = call(project, str(project / "raw" / "a.mp4"), *words)
     assert result.exit_code == 2 and line in result.stderr
     assert len(result.stderr.splitlines()) == 1 and not result.stdout
+
+
+@pytest.mark.parametrize(
+    ("stated", "line"),
+    [
+        ("ingest: 2\n", "versions.yaml has no section `measures` with the version of each measure"),
+        ("measures: {flow_motion: 4}\n", "versions.yaml names the measures ['flow_motion'], the code has ["),
+    ],
+)
+def test_versions_that_lack_measures_are_one_line(project: Path, tmp_path: Path, stated: str, line: str) -> None:
+    shutil.copy(project / "params.yaml", tmp_path)
+    (tmp_path / "versions.yaml").write_text(stated)
+    result = call(tmp_path, str(project / "raw" / "a.mp4"))
+    assert result.exit_code == 2 and result.stderr.startswith(line)
+    assert len(result.stderr.splitlines()) == 1 and not result.stdout
+    context = AppContext(root=tmp_path, params_path=tmp_path / "params.yaml", overrides=[], as_json=False)
+    scored = CliRunner().invoke(cli.app, ["score", "--batch", "film"], obj=context)
+    assert scored.exit_code == 2 and line in scored.output and "Traceback" not in scored.output
+
+
+def test_a_fault_in_the_child_costs_its_file_and_not_the_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, real = str(project / "raw" / "a.mp4"), one.measure_file
+
+    def failing(path: Path, *rest: Any) -> one.Measured:
+        if path.name == "long.mp4":
+            raise RuntimeError("measure_clips failed in its child process:\nTraceback …\nZeroDivisionError: by zero\n")
+        return real(path, *rest)
+
+    monkeypatch.setattr(one, "measure_file", failing)
+    bad = str(project / "raw" / "long.mp4")
+    result = call(project, bad, good, "--span", "0:1", "--json")
+    assert result.exit_code == 2 and result.stderr == f"{bad}: ZeroDivisionError: by zero\n"
+    assert [entry["file"] for entry in json.loads(result.stdout)] == [good]
