@@ -15,9 +15,12 @@ import yaml
 from data_pipeline import near, tables
 from data_pipeline.dedup import DEDUP_VERSION, representatives, run, sweep
 from data_pipeline.near import Sequences, candidates, distance, near_hashes, near_sequences, near_vectors
-from data_pipeline.params import DedupParams
-from sana_video.video.io import decode_span
-from sana_video.video.measures import embedding, phash, sample_indices
+from data_pipeline.params import DataParams, DedupParams
+from data_pipeline.score.clip import measure_clips
+from data_pipeline.score.settings import settings_of
+from infra.settings import load_section
+
+ROOT = Path(__file__).parents[2]
 
 Rows = list[dict[str, Any]]
 
@@ -214,6 +217,8 @@ def test_reencodes_rescales_and_recuts_are_found_and_nothing_else(
 ) -> None:
     """Eight films; of each a re-encoding, a smaller copy, and two that start 0.25 and 0.5 s later."""
     clips, scores = [], []
+    params = load_section(ROOT / "params.yaml", "data", DataParams, [])
+    settings = settings_of(params.limit, params.split, params.score, ROOT).as_json()
     for seed in range(8):
         film = make_video(tmp_path / f"{seed}.mp4", seconds=4.0, size=(144, 256), speed=1.0, seed=100 + seed)
         changes = {"recoded": ((144, 256), 34, 0), "small": ((96, 160), 23, 0), "cut": ((144, 256), 23, 6),
@@ -222,12 +227,11 @@ def test_reencodes_rescales_and_recuts_are_found_and_nothing_else(
         for name, path in {"film": film, **remade}.items():
             with av.open(str(path)) as opened:
                 base = opened.streams.video[0].time_base
-            pixels = decode_span(path, 0, round(49 / 16 / base), 16, 49, size=(96, 160))
-            samples = pixels[sample_indices(49, 16, 0.5)]
             key = f"{seed}-{name}"
+            span = (key, 0, round(49 / 16 / base), 49)
+            measured = measure_clips(str(path), [span], ("phash", "embedding"), settings, None)[key]
             clips.append(clip(key, key))
-            scores.append({"clip_id": key, "phash": [phash(p) for p in samples], "embedding": embedding(samples),
-                           "embedder": "e", "overall": 1.0 if name == "film" else 0.5})  # fmt: skip
+            scores.append({**measured, "clip_id": key, "overall": 1.0 if name == "film" else 0.5})
     found = {row["clip_id"]: row["twin_of"] for row in twins(clips, scores)}
     copies = (row["clip_id"] for row in clips if not row["clip_id"].endswith("film"))
     assert found == {key: f"{key[0]}-film" for key in copies}
@@ -249,5 +253,5 @@ def test_sweep_removes_only_tables_of_batches_that_are_not_named(tmp_path: Path)
 
 
 def test_the_version_is_stated() -> None:
-    stated = yaml.safe_load((Path(__file__).parents[2] / "versions.yaml").read_text())
+    stated = yaml.safe_load((ROOT / "versions.yaml").read_text())
     assert stated["dedup"] == DEDUP_VERSION
