@@ -28,9 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline import ingest, split, tables
-from data_pipeline.params import IngestParams, LimitParams, SplitParams
+from data_pipeline.params import IngestParams, LimitParams, ScoreParams, SplitParams
+from data_pipeline.score.clip import measure_clips
+from data_pipeline.score.settings import settings_of
 from sana_video.video.io import decode_spans
-from sana_video.video.measures import cuts_inside
 
 THRESHOLDS = {"content": 27.0, "adaptive": 3.0, "hash": 0.35, "histogram": 0.2, "transnetv2": 0.5}
 SIZE = (96, 160)
@@ -38,6 +39,7 @@ BLOCK, BITS = 4, 6  # the number of the shot: 6 black or white squares of 4x4 in
 MIXED = 63  # the number of a frame that belongs to no shot
 CLOCK = 12_000  # ticks a second of the rendered files
 INGEST = IngestParams(min_seconds=0.1, max_seconds=120.0, max_pixels=1 << 22, min_short_side=16)
+SCORE = ScoreParams(short_side=96, flow="dis", aesthetic="classical", sample_seconds=0.5, workers=1)
 SPLIT = {"min_shot_seconds": 0.6, "fps": 16, "frames": 17, "trim_frames": 1}
 
 Pixels = NDArray[np.uint8]
@@ -192,17 +194,21 @@ def expected(film: Film) -> int:
     return total
 
 
-def count(path: Path, clips: Sequence[dict[str, Any]], film: Film) -> Count:
-    """Decode each clip and look at the numbers of its frames."""
+def count(path: Path, clips: Sequence[dict[str, Any]], film: Film, params: SplitParams) -> Count:
+    """Decode each clip, look at the numbers of its frames, and check it as `score` does."""
     found = Count(clips=len(clips), expected=expected(film))
     spans = sorted((clip["start_pts"], clip["end_pts"]) for clip in clips)
-    for frames in decode_spans(path, spans, int(SPLIT["fps"]), int(SPLIT["frames"])):
+    settings = settings_of(LimitParams(), params, SCORE, Path()).as_json()
+    named = [(str(k), *span, int(SPLIT["frames"])) for k, span in enumerate(spans)]
+    checked = measure_clips(str(path), named, ("cuts_inside",), settings, None)
+    decoded = decode_spans(path, spans, int(SPLIT["fps"]), int(SPLIT["frames"]))
+    for k, frames in enumerate(decoded):
         numbers = Counter(number_of(frame) for frame in frames)
         own = max((number for number in numbers if number != MIXED), key=lambda number: numbers[number], default=None)
         foreign = len(frames) - (numbers[own] if own is not None else 0)
         found.leaked_frames += foreign
         found.leaked_clips += foreign > 0
-        whole = cuts_inside(frames, THRESHOLDS["content"]) == 0
+        whole = checked[str(k)]["cuts_inside"] == 0
         found.passed += foreign > 0 and whole
         found.refused += foreign == 0 and not whole
     found.lost = max(0, found.expected - (found.clips - found.leaked_clips))
@@ -233,7 +239,9 @@ def measure(
         for row in rows:
             if row["reason"] is None:
                 by_film[film_of[row["video_id"]]].append(dict(row))
-        result[detector] = {name: count(root / "raw" / f"{name}.mp4", by_film[name], FILMS[name]) for name in names}
+        result[detector] = {
+            name: count(root / "raw" / f"{name}.mp4", by_film[name], FILMS[name], params) for name in names
+        }
     return result
 
 

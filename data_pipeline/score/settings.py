@@ -12,6 +12,7 @@ from data_pipeline.params import DoverParams, LimitParams, ScoreParams, SplitPar
 from infra.storage import digest
 
 CONTENT_CUT = 27.0  # PySceneDetect's content threshold, for clips that another detector cut
+CHECK = 0.6  # of it: a cut inside a clip is one that the detector has not seen, between pictures that are more alike
 
 COLUMNS = {
     "flow_motion": (
@@ -110,7 +111,7 @@ def settings_of(limit: LimitParams, split: SplitParams, params: ScoreParams, roo
         frames=split.frames,
         short_side=side,
         sample_seconds=params.sample_seconds,
-        cut_threshold=threshold,
+        cut_threshold=CHECK * threshold,
         flow=params.flow,
         flow_digest=digest(weights) if weights and weights.exists() else None,
         aesthetic=params.aesthetic,

@@ -54,7 +54,7 @@ MEASURE_VERSIONS = {
     "duplicate_frames": 3,
     "text_area": 1,
     "nsfw": 1,
-    "cuts_inside": 4,
+    "cuts_inside": 5,
     "phash": 4,
     "embedding": 3,
 }

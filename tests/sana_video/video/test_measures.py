@@ -99,6 +99,8 @@ def test_a_cut_inside_is_counted_and_a_pan_is_not() -> None:
     assert cuts(pan(first, 2, 12), pan(second, 2, 12)) == 1
     assert cuts(pan(first, 2, 12), second[None]) == 1  # in the last frame
     assert cuts(pan(first, 100, 12)) == 0  # wild, but evenly so
+    twos = np.repeat(pan(first, 60, 12), 2, axis=0)[1:-1]
+    assert max(measures.content_values(measures.to_hsv(twos))) > 27 and cuts(twos) == 0  # every second frame
 
 
 def bits(a: int, b: int) -> int:
