@@ -32,7 +32,7 @@ def test_curate_times_ours_the_decode_and_every_tool(film: Path, tmp_path: Path)
     found = run("curate.py", tmp_path / "a.json", str(film), "--seconds", "6", "--rounds", "1", "--films", "")
     one = found["films"][film.name]
     tools = {f"tool: {name}" for name in ("scenes", "vmafmotion", "saturation", "flow", "cutting")}
-    assert set(one["seconds"]) == set(one["processor"]) == {"decode", "ours"} | tools
+    assert set(one["seconds"]) == set(one["processor"]) == {"decode", "ours", "ours: split"} | tools
     assert all(took > 0 for took in one["seconds"].values()) and one["clips"] == 1
     assert one["differences"]["vmaf_motion"] <= 0.006 and one["differences"]["saturation"] == 0.0
     assert found["all"]["ratios"] == one["ratios"]
