@@ -6,10 +6,11 @@
 Each copy is split and hashed as the pipeline does, beside the film, with the thresholds of params.yaml. `recut` takes
 every shot of the film without its first 7 frames, so that no clip of it begins where one of the film does. A clip of
 a copy is planted if at least 0.6 of it lies in one clip of the film, as much as `dedup` asks of two clips, and found
-if not both of them go on. `wrong` counts twins that stand for a clip of another shot of the film. Where the clips of
-the trailer come from nobody has written down: each of its compared pictures is looked for among all pictures of the
-film, and a clip counts if all are there, half a second apart. Titles that the trailer lays over its pictures are part
-of what is compared.
+if not both of them go on. `wrong` tells of each twin of a clip of another shot of the film what found it, how far apart
+both are, and where they begin.
+Where the clips of the trailer come from nobody has written down: each of its compared pictures is looked for among all
+pictures of the film, and a clip counts if all are there, half a second apart. Titles that the trailer lays over its
+pictures are part of what is compared.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from numpy.typing import NDArray
 from data_pipeline import dedup, ingest, split, tables
 from data_pipeline.near import MIN_OVERLAP
 from data_pipeline.params import DataParams
+from data_pipeline.score.clip import measure_clips
+from data_pipeline.score.settings import settings_of
 from infra.settings import find_root, load_section
-from sana_video.video.io import decode_spans
-from sana_video.video.measures import EMBEDDER, embedding, phash, sample_indices
 
 RATE = 24  # of the film
 LEFT_OUT = 7  # frames at the beginning of each shot of the recut: 0.29 s
@@ -44,6 +45,7 @@ SAME, APART = 14.0, 0.11  # mean difference of two such pictures, 0-255; seconds
 
 Pixels = NDArray[np.uint8]
 Row = dict[str, Any]
+Figures = dict[str, Any]
 
 
 class Span(NamedTuple):
@@ -84,9 +86,7 @@ def main() -> None:
         given.out.write_text(json.dumps({"seconds": given.seconds, "dedup": asked, "copies": figures}, indent=1) + "\n")
 
 
-def measure(
-    root: Path, film: Path, trailer: Path, seconds: int, params: DataParams
-) -> Iterator[tuple[str, dict[str, float]]]:
+def measure(root: Path, film: Path, trailer: Path, seconds: int, params: DataParams) -> Iterator[tuple[str, Figures]]:
     whole = read(root, film, params)
     original = whole.until(seconds)
     shots = sorted({Fraction(row["shot_start"]).limit_denominator(24) for row in original.clips})
@@ -142,11 +142,12 @@ def icons(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     return np.array(times), np.stack(pictures)
 
 
-def judged(film: Film, copy: Film, origin: Callable[[Span], Span | None], params: DataParams) -> dict[str, float]:
+def judged(film: Film, copy: Film, origin: Callable[[Span], Span | None], params: DataParams) -> Figures:
     """Recall and wrong twins of a copy's clips; `origin` tells where in the film a span comes from."""
     clips, scores = table("clips", [*film.clips, *copy.clips]), table("scores", [*film.scores, *copy.scores])
     twins = dedup.run(table("videos", [film.video, copy.video]), clips, scores, params.dedup)
     twin_of = {row["clip_id"]: row["twin_of"] for row in twins.to_pylist()}
+    begins = {row["clip_id"]: row["start"] for row in [*film.clips, *copy.clips]}
     spans = {row["clip_id"]: (Span(row["start"], row["end"]), row["shot"]) for row in film.clips}
     shots = {clip: shot for clip, (_, shot) in spans.items()}
     planted = found = 0
@@ -158,14 +159,20 @@ def judged(film: Film, copy: Film, origin: Callable[[Span], Span | None], params
         inside = [] if source is None else [shot for span, shot in spans.values() if span.share_of(source) > 0.0]
         if inside:
             shots[row["clip_id"]] = inside[0]
-    placed = [(shots[clip], shots[first]) for clip, first in twin_of.items() if clip in shots and first in shots]
+    placed = [row for row in twins.to_pylist() if row["clip_id"] in shots and row["twin_of"] in shots]
+    wrong = [
+        {"kind": row["kind"], "distance": round(row["distance"], 4),
+         "seconds": [round(begins[row[which]], 2) for which in ("clip_id", "twin_of")]}
+        for row in placed if shots[row["clip_id"]] != shots[row["twin_of"]]
+    ]  # fmt: skip
     return {"clips": len(copy.clips), "planted": planted, "found": found, "twins": len(placed),
-            "wrong": sum(one != other for one, other in placed),
-            "recall": round(found / planted, 4) if planted else 0.0}  # fmt: skip
+            "wrong_by_hash": sum(pair["kind"] == "hash" for pair in wrong),
+            "wrong_by_embedding": sum(pair["kind"] == "embedding" for pair in wrong),
+            "recall": round(found / planted, 4) if planted else 0.0, "wrong": wrong}  # fmt: skip
 
 
 def read(root: Path, path: Path, params: DataParams) -> Film:
-    """Split a film as params say, and hash its clips as scoring does."""
+    """Split a film as params say, and hash its clips by the functions of scoring."""
     folder = root / "raw" / path.stem
     folder.mkdir(parents=True)
     shutil.copy(path, folder)
@@ -174,20 +181,11 @@ def read(root: Path, path: Path, params: DataParams) -> Film:
     limit = params.limit.model_copy(update={"seconds": None})
     spans = [dict(row) for row in split.run(videos, limit, params.split, root, track) if row["reason"] is None]
     spans.sort(key=lambda row: row["start_pts"])
-    fps, frames = params.split.fps, params.split.frames
-    samples = sample_indices(frames, fps, params.score.sample_seconds)
-    pictures = decode_spans(
-        path, ((row["start_pts"], row["end_pts"]) for row in spans), fps, frames,
-        short_side=params.score.short_side, threads=2,
-    )  # fmt: skip
-    scores = [_score(row["clip_id"], clip[samples]) for row, clip in zip(spans, pictures, strict=True)]
-    return Film(dict(rows[0]), spans, scores)
-
-
-def _score(clip_id: str, pictures: Pixels) -> Row:
-    hashes = [phash(picture) for picture in pictures]
-    told = {"clip_id": clip_id, "phash": hashes, "embedding": embedding(pictures), "embedder": EMBEDDER, "overall": 0.5}
-    return {**dict.fromkeys(tables.SCORES.names), **told}
+    settings = settings_of(limit, params.split, params.score, root).as_json()
+    asked = [tuple(row[key] for key in ("clip_id", "start_pts", "end_pts", "frames")) for row in spans]
+    found = measure_clips(str(path), asked, ("phash", "embedding"), settings, None)
+    blank = {**dict.fromkeys(tables.SCORES.names), "overall": 0.5}
+    return Film(dict(rows[0]), spans, [{**blank, **found[row["clip_id"]], "clip_id": row["clip_id"]} for row in spans])
 
 
 def recoded(
@@ -220,8 +218,8 @@ def track(items: Any, total: int, label: str) -> Any:
     return items
 
 
-def shown(name: str, figures: dict[str, float]) -> dict[str, float]:
-    print(f"{name}: " + ", ".join(f"{value} {what}" for what, value in figures.items()), flush=True)
+def shown(name: str, figures: Figures) -> Figures:
+    print(f"{name}: " + ", ".join(f"{value} {what}" for what, value in figures.items() if what != "wrong"), flush=True)
     return figures
 
 
