@@ -119,8 +119,8 @@ class Onlooker:
         if views is not None:
             kinds |= {"technical": views.technical, "aesthetic": views.aesthetic}
         luma, rgb = np.stack([each.luma for each in sketches]), np.stack([each.rgb for each in sketches])
-        stacked = (np.stack(of) if of else None for of in (grey, points))
-        return Seen(luma, rgb, *stacked, tuple(indices), self._settings.shared_end), kinds
+        large, single = (np.stack(planes) if planes else None for planes in (grey, points))
+        return Seen(luma, rgb, large, single, tuple(indices), self._settings.shared_end), kinds
 
     def _views(self, frames: int) -> dover.Views | None:
         wanted = self._settings.dover if "aesthetic" in self._networks else None
