@@ -75,10 +75,11 @@ def sample(request: Request, out: Path, root: Path, progress: Progress) -> dict[
         pipeline = _load(request, folder)
         options["frames"] = _frames(request, pipeline)
         pipeline.check(prompts, **options)
-        progress.say(f"operations run as {describe(_device(request.device))}")
         common = _about(request, called, folder, pipeline, options)
         jobs = list(_jobs(request, prompts, out, several, common))
         due = [job for job in jobs if not (several and films.made(job))]
+        if due:
+            progress.say(f"operations run as {describe(_device(request.device))}")
         begun = 0
         for group in grouped(due, request.batch):
             begun += len(group)

@@ -46,6 +46,11 @@ def _texture(size: tuple[int, int], shot: int, seed: int) -> np.ndarray:
     return np.clip(base + 24 * waves[..., None] * np.array([1.0, 0.8, 0.6]), 0, 255)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first, beside which all others run on the other core."""
+    items.sort(key=lambda item: "e2e" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def make_video() -> MakeVideo:
     """`make_video(path, seconds, fps, size (H, W), shots)`: panning textures, hard cuts at equal distances.

@@ -61,6 +61,7 @@ def project(tmp_path: Path, make_video: Callable[..., Path]) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_way_from_films_to_a_gated_view_and_a_report(project: Path) -> None:
     assert sana(project, "encode", "--view", "pixels")[0] == 0
     assert sana(project, "gate", "shards", "--view", "pixels")[0] == 0

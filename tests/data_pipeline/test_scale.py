@@ -179,7 +179,11 @@ else:
 
 # of the measures of a chunk that of `embedding` is written last
 @pytest.mark.parametrize(
-    ("stage", "kept"), [("split", "splits/*/*.json"), ("score", "measures/embedding-*/*/*.parquet")]
+    ("stage", "kept"),
+    [
+        pytest.param("split", "splits/*/*.json", marks=pytest.mark.slow),
+        ("score", "measures/embedding-*/*/*.parquet"),
+    ],
 )
 def test_a_killed_run_goes_on_where_it_stood(
     stage: str, kept: str, known: tuple[Batch, list[bytes]], tmp_path: Path

@@ -133,6 +133,7 @@ def test_refused_credentials_are_one_line(
     assert "access refused; check the AWS_* credentials" in capfd.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_an_outage_in_the_midst_stops_the_stage_as_transient_and_costs_nothing(
     videos: pa.Table, proxy: Proxy, tmp_path: Path, hasty: None
 ) -> None:

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from data_pipeline.cli import app
 from infra.settings import AppContext
 
+pytestmark = pytest.mark.slow  # the journey goes this way once, in the quick tests
 BATCH_STAGES = ("ingest", "split", "score", "caption")
 
 
@@ -55,7 +56,6 @@ def test_a_threshold_reruns_curate_alone(curated: Project) -> None:
     assert curated.ran() == {"curate"}
 
 
-@pytest.mark.slow
 def test_a_raised_version_of_one_measure_reruns_score_and_equal_bytes_stop_the_wave(curated: Project) -> None:
     """The measure's code is the same, so the table comes out the same and nothing below runs."""
     curated.forget_statuses()
@@ -73,7 +73,6 @@ def test_a_raised_version_of_one_measure_reruns_score_and_equal_bytes_stop_the_w
     assert (curated.root / "data" / "scores" / "film.parquet").read_bytes() == before
 
 
-@pytest.mark.slow
 def test_a_new_batch_reruns_its_own_stages_and_the_joins_and_leaves_when_taken_out(
     curated: Project, make_video: Callable[..., Path]
 ) -> None:
@@ -123,7 +122,6 @@ def test_repeating_the_work_elsewhere_gives_the_same_bytes(curated: Project, tmp
         assert (tmp_path / table).read_bytes() == (curated.root / table).read_bytes(), table
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["group", "dvc alone"])
 def test_a_killed_stage_leaves_no_half_table_and_no_second_writer(curated: Project, victim: str) -> None:
     """kill -9 of everything, or of dvc alone: the stage dies with it, and the next run finishes the work."""

@@ -215,6 +215,7 @@ class TestFoldersThatDoNotFit:
             GemmaTextEncoder(folder, TOKENS, IMAGE_INSTRUCTION).encode(["a cat"])
 
 
+@pytest.mark.slow
 def test_counting_in_one_thread_leaves_the_padding_of_another_alone(encoder: GemmaTextEncoder) -> None:
     # The tokenizer's padding is state that both calls set: without a lock, about one encode in twenty comes out short.
     plain, done = encoder.encode(["a cat"])[0], threading.Event()
