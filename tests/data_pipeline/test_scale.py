@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import psutil
 import pyarrow as pa
 import pytest
-from films import grey, write
+from films import grey, picture, write
 from ray_cluster import ray_cluster
 
 from data_pipeline import ingest, score, split, tables
@@ -29,6 +30,7 @@ SPLIT = SplitParams(detector="content", threshold=27.0, min_shot_seconds=0.6, fp
 SCORE = ScoreParams(short_side=64, flow="dis", aesthetic="classical", sample_seconds=0.5, workers=1)
 ALL = LimitParams()
 MIB = 1 << 20
+X265 = {"preset": "ultrafast", "x265-params": "log-level=none"}
 
 
 def track(items: Any, total: int, label: str) -> Any:
@@ -281,3 +283,23 @@ def test_memory_is_bounded_whatever_the_films_length(tmp_path: Path, make_video:
     for short, long in zip(peaks[5], peaks[25], strict=True):
         assert 0 < long < 2048 * MIB
         assert long < short + 32 * MIB  # split knows a few numbers of each frame, and there are 28,800 more
+
+
+@pytest.mark.slow
+def test_memory_is_bounded_whatever_the_films_size(tmp_path: Path) -> None:
+    """2160 lines of 10-bit PQ, which go to standard range through linear light, in floats."""
+    rng = np.random.default_rng(0)
+    shades = [rng.integers(300, 600, (270, 480)).astype(np.uint16).repeat(8, 0).repeat(8, 1) for _ in range(2)]
+    chroma = np.full((1080, 1920), 512, np.uint16)
+    frames = (picture([np.roll(shades[k // 36], 8 * k, axis=1), chroma, chroma], "yuv420p10le") for k in range(72))
+    tags = {"colorspace": 9, "color_range": 1, "color_primaries": 9, "color_trc": 16}
+    write(tmp_path / "raw" / "film.mkv", frames, rate=24, codec="libx265", options=X265, tags=tags)
+    batch = Batch(tmp_path / "raw", tmp_path)
+    (video,) = batch.videos.to_pylist()
+    assert video["hdr"] and (video["height"], video["reason"]) == (2160, None)
+    with Peak() as splitting:
+        assert batch.clips().num_rows == 2
+    with Peak() as scoring:
+        assert batch.scores()["reason"].to_pylist() == [None, None]
+    print(f"2160 lines of PQ: split {splitting.bytes / MIB:.0f} MiB, score {scoring.bytes / MIB:.0f} MiB")
+    assert 0 < splitting.bytes < 2048 * MIB and 0 < scoring.bytes < 2048 * MIB
