@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from operators import Operators
 from oracle import Inputs, inputs, relative, shaken
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sana_video import SanaVideo, SanaVideoConfig
 from sana_video.ops import select
@@ -30,18 +30,6 @@ OURS = {
 }
 PRODUCTS = {"mm", "addmm", "bmm", "convolution", "_scaled_dot_product_flash_attention_for_cpu"}
 KEPT = PRODUCTS | {"linear_attention", "temporal_conv"}  # what costs arithmetic rather than bytes
-
-
-class Operators(TorchDispatchMode):
-    """Counts what runs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count[func.overloadpacket.__name__] += 1
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from operators import Operators
 from torch.utils.checkpoint import CheckpointPolicy
 
 from sana_video import SanaVideo, SanaVideoConfig
@@ -50,18 +50,6 @@ def test_one_process_needs_no_group() -> None:
     world = parallelize.start(1, {})
     assert (world.rank, world.size, world.mesh, world.first) == (0, 1, None, True)
     assert world.from_first("x") == "x"
-
-
-class Operators(TorchDispatchMode):
-    """Counts what runs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count[func.overloadpacket.__name__] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def backward(recompute: Recompute) -> tuple[Counter[str], dict[str, torch.Tensor]]:
