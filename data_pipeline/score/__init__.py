@@ -27,7 +27,7 @@ from data_pipeline.score.networks import licence
 from data_pipeline.score.settings import COLUMNS, SIZE, Settings, settings_of
 from data_pipeline.scoring import CHUNK, CHUNK_WITH_PICTURES, Chunk, Values
 from data_pipeline.tables import SCORES, Row
-from infra import engine
+from infra import engine, parquet
 from infra.storage import atomic_write, is_remote
 from sana_video.video.measures import MEASURE_VERSIONS as MEASURE_VERSIONS
 
@@ -136,7 +136,12 @@ def _recall(stores: Mapping[str, Path], video_ids: set[str]) -> dict[str, dict[s
 
 def _kept(folder: Path) -> Iterator[tuple[str, Values]]:
     for file in sorted(folder.glob("*.parquet")):
-        for row in pq.read_table(file).to_pylist():
+        try:
+            rows = parquet.table(file).to_pylist()
+        except ValueError:  # nothing is lost by it but the time
+            log.warning("%s is damaged: its clips are measured again", file)
+            continue
+        for row in rows:
             yield row.pop("clip_id"), row
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 SPLIT_VERSION = 2
 
 WORK = "data_pipeline.splitting:find_clips"  # what the engine calls in its workers
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Track = Callable[[Iterable[T], int, str], Iterable[T]]
@@ -93,5 +96,9 @@ def _recall(place: Path, video: Row) -> list[Row] | None:
     path = place / f"{video['video_id']}.json"
     if not path.is_file():
         return None
-    rows: list[Row] = json.loads(path.read_bytes())
+    try:
+        rows: list[Row] = json.loads(path.read_bytes())
+    except ValueError:  # nothing is lost by it but the time
+        log.warning("%s is damaged: its film is split again", path)
+        return None
     return [{**row, "source": video["source"]} for row in rows]

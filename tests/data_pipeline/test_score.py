@@ -118,6 +118,16 @@ def test_a_second_run_reads_nothing_and_gives_equal_bytes(batch: Batch) -> None:
     assert (batch.root / "scores.parquet").read_bytes() == first and batch.stored() == before
 
 
+def test_a_kept_measure_that_is_damaged_is_measured_again(batch: Batch, caplog: pytest.LogCaptureFixture) -> None:
+    first = batch.scores()
+    damaged = next((batch.root / "runs" / "measures").glob("saturation-*/*/*.parquet"))
+    damaged.write_bytes(damaged.read_bytes()[:-20])
+    assert batch.scores().equals(first)
+    assert f"{damaged} is damaged" in caplog.text
+    caplog.clear()
+    assert batch.scores().equals(first) and not caplog.text, "it is whole again"
+
+
 def test_a_raised_version_measures_that_one_measure_again(batch: Batch) -> None:
     first, before = batch.scores(), batch.stored()
     raised = VERSIONS["saturation"] + 1

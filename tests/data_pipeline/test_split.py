@@ -37,6 +37,17 @@ def clips_of(root: Path, params: SplitParams = PARAMS, limit: LimitParams = ALL)
     return tables.write("clips", rows, root / "clips.parquet").sort_by("start").to_pylist()
 
 
+def test_a_kept_film_that_is_damaged_is_split_again(
+    tmp_path: Path, make_video: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_video(tmp_path / "raw" / "a.mp4", seconds=3)
+    first = clips_of(tmp_path)
+    (damaged,) = (tmp_path / "runs" / "splits").glob("*/*.json")
+    damaged.write_bytes(damaged.read_bytes()[:-20])
+    assert clips_of(tmp_path) == first
+    assert f"{damaged} is damaged" in caplog.text
+
+
 THRESHOLDS = {"content": 27.0, "adaptive": 3.0, "hash": 0.35, "histogram": 0.2}
 
 
