@@ -76,9 +76,12 @@ def main() -> None:
     parser.add_argument("--film", type=Path, default=Path("data/raw/film/big_buck_bunny.mp4"))
     parser.add_argument("--trailer", type=Path, default=Path("data/raw/more/big_buck_bunny_trailer.mp4"))
     parser.add_argument("--seconds", type=int, default=240, help="of the film are copied; the trailer's is all of it")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], help="other params, as sana-video has it"
+    )
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    params = load_section(find_root(Path.cwd()) / "params.yaml", "data", DataParams, [])
+    params = load_section(find_root(Path.cwd()) / "params.yaml", "data", DataParams, given.overrides)
     with tempfile.TemporaryDirectory() as folder:
         figures = dict(measure(Path(folder), given.film.resolve(), given.trailer.resolve(), given.seconds, params))
     if given.out:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from random_parts import SIZES, about, wan, wanted_device
-from timing import checked, default_out, exact_products, interleaved, relative_error
+from timing import checked, default_out, exact_products, interleaved, relative_error, trace
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -60,7 +60,7 @@ def main() -> None:
     if device.type == "cuda":
         figures |= timed(model, latents, given.rounds)
         if given.trace:
-            given.trace.write_text(trace(model, latents))
+            given.trace.write_text(trace(decoding(model, WAYS["ours, 5 latents at once"], latents)))
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(figures, indent=2) + "\n")
     show(figures)
@@ -100,19 +100,6 @@ def product_rate() -> float:
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     took = interleaved({"product": lambda: a @ b}, rounds=3, calls=20, warm=5)["product"]
     return 2 * 8192**3 / (took / 1000)
-
-
-def trace(model: Wan, latents: Tensor) -> str:
-    """Kernels of ours with 5 latents at once, the dearest first."""
-    from torch.profiler import ProfilerActivity, profile
-
-    run = decoding(model, WAYS["ours, 5 latents at once"], latents)
-    run()
-    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:
-        run()
-        torch.cuda.synchronize()
-    table: str = seen.key_averages().table(sort_by="self_cuda_time_total", row_limit=25, max_name_column_width=90)
-    return table
 
 
 def show(figures: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from step_parts import LATENTS, PEER_SETS, built, inputs, random_model, report, sampled, shipped
-from timing import checked, default_out, exact_products, interleaved, relative_error, write
+from timing import checked, default_out, exact_products, interleaved, relative_error, trace, write
 from torch import Tensor
 from training_step import training_step
 
@@ -64,6 +64,17 @@ def guided_step(preset: str, rounds: int, batch: int, chosen: str, device: torch
     report(f"guided step, {preset}, batch {batch}", times, errors)
     figures = {"preset": preset, "batch": batch, "ms": times, "relative_error": errors}
     return figures | ratios(times)
+
+
+@torch.no_grad()
+def traces(preset: str, device: torch.device) -> str:
+    """What one forward of ours spends its time in, in bf16 and, where the GPU has it, in fp8."""
+    given, model = inputs(preset, device), random_model(preset, torch.bfloat16, device)
+    model.stream_dtype = torch.float32
+    networks = {"bf16": model}
+    if select.kernels_for(given[0]):
+        networks["fp8"] = fp8.quantize(copy.deepcopy(model))
+    return "\n".join(f"{name}\n{trace(lambda n=network: n(*given))}" for name, network in networks.items())
 
 
 def ratios(times: dict[str, float]) -> dict[str, float]:
@@ -113,6 +124,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1, help="of the guided step")
     parser.add_argument("--peers", choices=PEER_SETS, help="default: all at batch 1, the ends above")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--trace", type=Path, help="instead: write what one forward spends its time in")
     given = parser.parse_args()
     print(select.describe(), flush=True)
     chosen, device = given.peers or ("all" if given.batch == 1 else "ends"), torch.device(given.device)
@@ -121,6 +133,9 @@ def main() -> None:
         "train": lambda: training_step(given.preset, given.rounds, device, with_peers=chosen != "none"),
         "frames": lambda: against_length(given.preset, given.rounds, chosen, device),
     }
+    if given.trace:
+        given.trace.write_text(traces(given.preset, device))
+        return
     figures: dict[str, Any] = {}
     for name in given.only.split(","):
         figures[name] = parts[name]()

@@ -55,6 +55,21 @@ def timed(run: Callable[[], object]) -> float:
     return start.elapsed_time(end)
 
 
+def trace(run: Callable[[], object]) -> str:
+    """A table of what one call of `run` spends its time in, the dearest first: kernels, or operators on a CPU."""
+    from torch.profiler import ProfilerActivity, profile
+
+    run()
+    cuda = torch.cuda.is_available()
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as seen:
+        run()
+        if cuda:
+            torch.cuda.synchronize()
+    by = "self_cuda_time_total" if cuda else "self_cpu_time_total"
+    table: str = seen.key_averages().table(sort_by=by, row_limit=25, max_name_column_width=90)
+    return table
+
+
 def relative_error(out: torch.Tensor, reference: torch.Tensor) -> float:
     """‖out - reference‖ / ‖reference‖ in float64; NaN if anything is."""
     wide = reference.double()

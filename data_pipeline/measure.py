@@ -44,7 +44,8 @@ def measure(
             try:
                 measured = one.measure_file(path, asked, settings, networks, sandbox)
             except (ValueError, OSError, RuntimeError) as error:  # the last: a fault of ours, with its traceback
-                typer.echo(f"{path}: {str(error).strip().splitlines()[-1]}", err=True)
+                told = str(error).strip() or repr(error)
+                typer.echo(f"{path}: {told.splitlines()[-1]}", err=True)
                 failed = True
                 continue
             found.append(one.as_json(measured, settings, versions))

@@ -2,9 +2,9 @@
 
 Sizes belong to the definitions of the measures and to nothing else: no setting, and not what the clips are encoded to,
 moves a score. Motion, bars, marks and cuts look at every frame; colours, light, quality and likeness at a frame every
-half second. Saturation and light are no linear functions of a pixel: they look at single pixels of the film's own
-size, as means of pixels are paler and darker than the film. Small films are
-enlarged to the size of luma; smaller grey than asked for stays as it is.
+half second. Saturation and light are no linear functions of a pixel: they look at single pixels of the film's own size,
+as means of pixels are paler and darker than the film. Small films are enlarged to the size of luma; smaller grey than
+asked for stays as it is.
 """
 
 from __future__ import annotations

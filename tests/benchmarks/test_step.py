@@ -36,6 +36,13 @@ def test_slower_than_any_plain_form_ends_the_run() -> None:
         refuse_slower({"a": {"eager": 1.0, "ours": 0.5}, "b": {"eager": 2.0, "compiled": 1.0, "ours": 1.04}})
 
 
+def test_a_trace_names_what_a_forward_runs() -> None:
+    from step import traces
+
+    told = traces("tiny", torch.device("cpu"))
+    assert told.startswith("bf16\n") and "aten::" in told and "CPU total" in told
+
+
 def test_references_are_not_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     from timing import exact_products
 
