@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: demo test test-all check lint types tiers clean help
 
 help:
-	@echo "make demo      from a film to a registered model, about ten minutes on two cores"
+	@echo "make demo      from a film to a registered model, 6 to 20 minutes on two cores"
 	@echo "make test      the quick tests"
 	@echo "make test-all  the quick and the slow tests"
 	@echo "make check     ruff, mypy --strict, import tiers, project lints"
@@ -26,10 +26,10 @@ demo: $(READY)
 	$(BIN)/sana-video demo
 
 test: $(READY)
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(READY)
-	$(BIN)/pytest -n 2 --dist loadfile -m 'slow or not slow' --timeout 1200
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'slow or not slow' --timeout 1200
 
 check: $(READY) lint types tiers
 
