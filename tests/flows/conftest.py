@@ -1,15 +1,23 @@
-"""A small real DVC project whose stages do as a file tells them, and one Prefect home for the whole session."""
+"""A small real DVC project whose stages do as a file tells them, and a Prefect home for these tests alone."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+
+from infra import settings
+
+# Prefect reads its settings once, when it is imported, which files of tests do at their head: not in a fixture
+_HOME = tempfile.TemporaryDirectory(prefix="prefect-", ignore_cleanup_errors=True)
+os.environ["PREFECT_HOME"] = _HOME.name
+settings.prepare_environment(Path(_HOME.name))
 
 STEP = """
 import json, os, pathlib, sys, time
@@ -102,15 +110,3 @@ def small_project(tmp_path: Path) -> Path:
     git(root, "add", "-A")
     git(root, "commit", "-q", "-m", "a small project")
     return root
-
-
-@pytest.fixture(scope="session")
-def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A temporary PREFECT_HOME; in force for the whole session, because Prefect reads it once, when imported."""
-    home = tmp_path_factory.mktemp("prefect")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(home))
-        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-        patch.setenv("DO_NOT_TRACK", "true")
-        patch.setenv("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-        yield home

@@ -50,7 +50,7 @@ def orders(root: Path, **stages: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def curate(prefect_home: Path) -> Callable[..., Any]:
+def curate() -> Callable[..., Any]:
     from flows.curate import curate
 
     return lambda root, **arguments: curate(root=str(root), return_state=True, **arguments)
@@ -145,7 +145,7 @@ def test_a_worktree_in_use_is_refused_in_one_line(small_project: Path, curate: C
     assert not (small_project / ".worktrees" / "curate").exists()
 
 
-def test_a_release_that_cannot_be_registered_ends_before_anything_runs(small_project: Path, prefect_home: Path) -> None:
+def test_a_release_that_cannot_be_registered_ends_before_anything_runs(small_project: Path) -> None:
     from flows.journey import journey
 
     state = journey(root=str(small_project), return_state=True)

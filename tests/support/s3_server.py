@@ -21,6 +21,7 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from s3fs import S3FileSystem
 
 _KEYS = {"accessKey": "films", "secretKey": "not-a-secret"}
 _WEED = Path(sys.executable).with_name("weed")
@@ -80,6 +81,7 @@ def s3_server(folder: Path) -> Iterator[Server]:
             patch.setenv("AWS_ENDPOINT_URL", server.endpoint)
             yield server
     finally:
+        S3FileSystem.clear_instance_cache()  # or tests of the next server, in this process, would ask this one
         server.kill()
 
 
