@@ -45,6 +45,7 @@ class Server:
             "dir": self._folder / "data", "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "s3.port": s3,
             "s3.config": self._folder / "s3.json", "master.port": master, "volume.port": volume, "filer.port": filer,
             "master.volumeSizeLimitMB": 64, "volume.max": 0, "master.telemetry": "false",
+            "s3.port.iceberg": 0, "s3.port.lance": 0,  # ports of their own, on which a second server would end
         }  # fmt: skip
         command = [str(_WEED), "server", "-s3", *(f"-{name}={value}" for name, value in flags.items())]
         with open(self._folder / "log", "ab") as log:
