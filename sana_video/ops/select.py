@@ -56,9 +56,12 @@ def describe(device: torch.device | None = None) -> str:
     return _reason(torch.cuda.current_device() if index is None else index)[1]
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _capable(index: int | None) -> bool:
     return _found(torch.cuda.current_device() if index is None else index)
+
+
+# all that torch.compiler.assume_constant_result does; calling it imports the compiler, 2 s of every process
+_capable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The decoder's passes under Triton's interpreter; `test_decoder.py` runs this file by itself."""
+"""The decoder's passes under Triton's interpreter; `test_interpreted.py` runs this file."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Kernels of fp8 rows under Triton's interpreter; `test_fp8.py` runs this file in a process of its own.
+"""Kernels of fp8 rows under Triton's interpreter; `test_interpreted.py` runs this file.
 
 They give the definition's values exactly, but that a negative number rounded to zero loses its sign here.
 """

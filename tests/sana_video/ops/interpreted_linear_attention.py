@@ -1,7 +1,6 @@
 """The kernels of linear attention against the definition in float64, run by Triton's interpreter on the CPU.
 
-No `test_` in the name: Triton must find TRITON_INTERPRET=1 when it is first imported, so `test_linear_attention_triton`
-runs this file in a process of its own. Every torch.empty is filled with NaN here: what no kernel wrote shows.
+`test_interpreted.py` runs this file. Every torch.empty is filled with NaN here: what no kernel wrote shows.
 """
 
 from collections.abc import Iterator

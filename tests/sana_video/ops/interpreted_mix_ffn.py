@@ -1,4 +1,4 @@
-"""Kernels of the Mix-FFN under Triton's interpreter; `test_mix_ffn.py` runs this file in a process of its own."""
+"""Kernels of the Mix-FFN under Triton's interpreter; `test_interpreted.py` runs this file."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Kernels of norms and gated sums under Triton's interpreter; `test_modulate.py` runs this file by itself."""
+"""Kernels of norms and gated sums under Triton's interpreter; `test_interpreted.py` runs this file."""
 
 from collections.abc import Callable
 from typing import Any

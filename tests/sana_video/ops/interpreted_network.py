@@ -1,4 +1,4 @@
-"""The kernels inside a whole network, under Triton's interpreter; `test_network.py` runs this file by itself.
+"""The kernels inside a whole network, under Triton's interpreter; `test_interpreted.py` runs this file.
 
 The kernels are forced on the CPU. What is at stake is what lies between them and the rest: the dtype of the stream
 under autocast, what the backward pass computes again, and that one graph of torch.compile holds them.
@@ -13,7 +13,7 @@ import torch
 from operators import Operators
 from oracle import Inputs, inputs, relative, shaken
 
-from sana_video import SanaVideo, SanaVideoConfig
+from sana_video import SanaVideo, SanaVideoConfig, fp8
 from sana_video.ops import select
 from sana_video.train.config import Recompute
 from sana_video.train.parallelize import recompute_blocks
@@ -30,6 +30,8 @@ OURS = {
 }
 PRODUCTS = {"mm", "addmm", "bmm", "convolution", "_scaled_dot_product_flash_attention_for_cpu"}
 KEPT = PRODUCTS | {"linear_attention", "temporal_conv"}  # what costs arithmetic rather than bytes
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -103,3 +105,12 @@ def test_one_graph_holds_the_kernels_forward_and_backward() -> None:
         found.append([out.detach(), *(p.grad for p in model.parameters())])
     for ours, expected in zip(found[1], found[0], strict=True):
         assert relative(ours.float(), expected.float()) < 1e-2
+
+
+@torch.no_grad()
+def test_one_graph_holds_the_kernels_of_a_network_in_fp8() -> None:
+    model = fp8.quantize(shaken(CONFIG).bfloat16().eval(), emulate=True)
+    with Operators() as operators:
+        expected = model(*given())
+    assert operators.count.keys() >= {"fp8_rows", "fp8_three_frames", "_scaled_mm"}
+    assert relative(compiled(model)(*given()).float(), expected.float()) < 1e-2

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import interpreter
-import pytest
 import torch
 import torch.nn.functional as F
 
@@ -52,11 +50,6 @@ def test_doubled() -> None:
     x, bias = normal(2, 1, 2, 3, 4), normal(4, seed=1)
     expected = F.interpolate((x + bias)[:, 0].movedim(-1, 1), scale_factor=2.0, mode="nearest-exact")
     torch.testing.assert_close(doubled(x, bias=bias)[:, 0].movedim(-1, 1), expected)
-
-
-@pytest.mark.parametrize("marks", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
-def test_the_kernels_under_the_interpreter(marks: str) -> None:
-    interpreter.run("interpreted_decoder.py", marks)
 
 
 def test_the_kernels_assemble_for_hopper_without_spilling() -> None:

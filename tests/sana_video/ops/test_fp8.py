@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import interpreter
 import pytest
 import torch
 
@@ -103,11 +102,6 @@ def test_three_frames_make_the_temporal_convolution_one_product(starts: tuple[in
 def test_what_fits() -> None:
     assert fp8.fits(6720, 2240)
     assert not fp8.fits(6720, 2248) and not fp8.fits(24, 2240)
-
-
-@pytest.mark.parametrize("marks", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
-def test_kernels_under_the_interpreter(marks: str) -> None:
-    interpreter.run("interpreted_fp8.py", marks)
 
 
 def test_kernels_assemble_for_hopper_without_spilling() -> None:

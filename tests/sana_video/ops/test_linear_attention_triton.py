@@ -5,7 +5,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import interpreter
 import pytest
 import torch
 
@@ -49,11 +48,6 @@ def argument_type(name: str) -> str:
     if name in PAIRS:
         return "*i32"
     return "*fp32" if name in WIDE or name.startswith("partial") else "*bf16"
-
-
-@pytest.mark.parametrize("marks", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
-def test_equals_the_definition_under_the_interpreter(marks: str) -> None:
-    interpreter.run("interpreted_linear_attention.py", marks)
 
 
 @pytest.mark.parametrize("name", op.TUNED)

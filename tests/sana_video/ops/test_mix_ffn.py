@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import interpreter
 import pytest
 import torch
 
@@ -67,11 +66,6 @@ def test_the_weights_gradient_in_bf16_is_rounded_once_however_many_samples_and_c
 def test_temporal_conv_on_the_cpu_is_the_definition() -> None:
     u, weight = normal(1, 3, 2, 4), normal(4, 4, 3, 1, seed=1)
     assert torch.equal(temporal_conv(u, weight), naive.temporal_conv(u, weight))
-
-
-@pytest.mark.parametrize("marks", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
-def test_kernels_under_the_interpreter(marks: str) -> None:
-    interpreter.run("interpreted_mix_ffn.py", marks)
 
 
 @pytest.mark.skipif(not select.kernels_for(torch.empty(0, device=DEVICE)), reason="needs a Hopper GPU")

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import interpreter
-import pytest
 import torch
 
 from sana_video.ops.modulate import gated_add, gated_add_modulate, modulate, rms_norm
@@ -54,11 +52,6 @@ def test_bf16_rounds_once() -> None:
     exact = gated_add(x.float(), branch.float(), gate.float())
     assert torch.equal(gated_add(x, branch, gate), exact.bfloat16())
     assert torch.equal(rms_norm(x, gate[0, 0, 0], 1e-5), rms_norm(x.float(), gate[0, 0, 0].float(), 1e-5).bfloat16())
-
-
-@pytest.mark.parametrize("marks", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
-def test_kernels_under_the_interpreter(marks: str) -> None:
-    interpreter.run("interpreted_modulate.py", marks)
 
 
 def test_kernels_assemble_for_hopper_and_spill_at_most_32_bytes() -> None:

@@ -1,5 +1,8 @@
 """Which form of an operation runs: only Hopper takes kernels, and a context can take them away."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -26,3 +29,9 @@ def test_disabled_contexts_nest() -> None:
             assert select._off == 2
         assert select._off == 1
     assert select._off == 0
+
+
+def test_torch_compile_takes_the_card_for_a_constant_and_is_not_imported_for_that() -> None:
+    assert vars(select._capable) == vars(torch.compiler.assume_constant_result(lambda: None))
+    code = "import sys, sana_video.pipeline; sys.exit('torch._dynamo' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
