@@ -9,10 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 FILMS = ["24fps", "vfr", "alike", "dissolves"]
 
 
+@pytest.mark.slow
 def test_the_default_detector_leaks_nothing_at_hard_cuts_and_the_check_sees_what_another_leaks(tmp_path: Path) -> None:
     out = tmp_path / "leaks.json"
     asked = ["--detectors", "content", "hash", "--films", *FILMS]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,6 +24,7 @@ def frames_of(path: Path) -> int:
         return sum(1 for _ in container.decode(video=0))
 
 
+@pytest.mark.slow
 def test_streaming_finds_a_constant_state(tmp_path: Path) -> None:
     printed = run("streaming.py", "--seconds", "1,1.5", "--out", str(tmp_path / "figures.json"))
     figures: dict[str, Any] = json.loads((tmp_path / "figures.json").read_text())
@@ -32,6 +34,7 @@ def test_streaming_finds_a_constant_state(tmp_path: Path) -> None:
     assert "state constant: True" in printed
 
 
+@pytest.mark.slow
 def test_sample_makes_all_four_and_says_what_they_took(tmp_path: Path) -> None:
     printed = run(
         "sample.py", "--only", "t2v,i2v,t2i,long", "--steps", "2", "--frames", "9", "--long", "1", "--peer",

@@ -36,6 +36,7 @@ def test_slower_than_any_plain_form_ends_the_run() -> None:
         refuse_slower({"a": {"eager": 1.0, "ours": 0.5}, "b": {"eager": 2.0, "compiled": 1.0, "ours": 1.04}})
 
 
+@pytest.mark.slow
 def test_a_trace_names_what_a_forward_runs() -> None:
     from step import traces
 

@@ -216,6 +216,7 @@ def test_no_stage_reads_past_a_table_that_changed_since_the_verdict(
         with_a_set.dvc("checkout", "-q", check=False)
 
 
+@pytest.mark.slow
 def test_a_red_gate_fails_the_flow_and_registers_nothing(finished: Project) -> None:
     before = tags(finished)
     params = (finished.root / "params.yaml").read_text()

@@ -101,7 +101,7 @@ def shrink(params: dict[str, Any]) -> None:
     data["views"] = {"high": {**data["views"]["high"], "height": 64, "width": 96, "frames": 17}}
     stages = train["stages"]
     train["stages"] = {
-        "autoencoder": {**stages["autoencoder"], "steps": 60, "batch": 4, "warmup": 5},
+        "autoencoder": {**stages["autoencoder"], "steps": 24, "batch": 4, "warmup": 3},
         "t2i": {**stages["t2i"], "steps": 30, "batch": 8, "warmup": 5},
         "causal": {**stages["causal"], "init": "models/t2i", "after": "train-t2i", "steps": 4, "batch": 2, "warmup": 1},
     }
