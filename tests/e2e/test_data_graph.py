@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from data_pipeline.cli import app
 from infra.settings import AppContext
 
-pytestmark = pytest.mark.slow  # the journey goes this way once, in the quick tests
+pytestmark = pytest.mark.slow  # the quick tier runs all stages once, without DVC
 BATCH_STAGES = ("ingest", "split", "score", "caption")
 
 
