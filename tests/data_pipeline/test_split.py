@@ -207,6 +207,7 @@ def test_transitions_that_the_network_finds_divide_shots() -> None:
     assert [(shot.start, shot.end) for shot in shots.shots_of(found, 0.1)] == [(0, 31), (31, 60), (70, 96)]
 
 
+@pytest.mark.slow
 def test_transnet_runs_over_a_film_and_is_missed_where_it_is_not(tmp_path: Path, make_video: Any) -> None:
     """With random weights: every frame judged, rows that add up; what is found means nothing."""
     from sana_video import weights

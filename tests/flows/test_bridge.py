@@ -73,6 +73,7 @@ def test_a_graph_that_dvc_refuses_is_one_line(small_project: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_first_run_runs_all_and_a_rerun_runs_nothing_and_starts_no_stage(small_project: Path) -> None:
     first = go(small_project)
     assert set(outcomes(first).values()) == {"ran"}
@@ -156,7 +157,7 @@ def test_a_walk_waits_for_dvcs_lock(small_project: Path) -> None:
 
     with Repo(str(small_project)) as repo:
         repo.lock.lock()
-        threading.Timer(8.0, repo.lock.unlock).start()
+        threading.Timer(5.0, repo.lock.unlock).start()
         assert "d" in bridge.changed_stages(small_project, Processes())
 
 

@@ -106,6 +106,7 @@ def test_overrides_in_the_checkout_are_refused(small_project: Path, curate: Call
     assert "--worktree" in state.message
 
 
+@pytest.mark.slow
 def test_a_worktree_works_on_what_is_committed_and_brings_it_home(
     small_project: Path, curate: Callable[..., Any]
 ) -> None:
