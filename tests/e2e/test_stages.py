@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 import networkx
 import pytest
-from click.testing import Result
 from dvc.repo import Repo
 from small_project import Project, lay_out, shrink
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from flows.cli import app
 
