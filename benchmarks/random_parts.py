@@ -73,8 +73,7 @@ def network(kind: type[Network], config: SanaVideoConfig, device: torch.device, 
     model.init_weights(0)
     for block in model.blocks:
         torch.nn.init.normal_(block.ffn.temporal.weight, std=0.01)
-    model.stream_dtype = torch.float32  # as a pipeline sets it
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False).for_sampling()
 
 
 QUIET = 0.01  # of the decoder's last layer: noise then takes 0.2 to 0.4 bits a pixel in a file, a film 0.15 to 0.43

@@ -70,7 +70,7 @@ def guided_step(preset: str, rounds: int, batch: int, chosen: str, device: torch
 def traces(preset: str, device: torch.device) -> str:
     """What one forward of ours spends its time in, in bf16 and, where the GPU has it, in fp8."""
     given, model = inputs(preset, device), random_model(preset, torch.bfloat16, device)
-    model.stream_dtype = torch.float32
+    model.for_sampling()
     networks = {"bf16": model}
     if select.kernels_for(given[0]):
         networks["fp8"] = fp8.quantize(copy.deepcopy(model))

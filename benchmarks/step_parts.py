@@ -71,8 +71,7 @@ def inputs(
 def sampled(model: SanaVideo, given: tuple[Tensor, ...]) -> Callable[[], Tensor]:
     """One velocity after the other for `given`, as the sampler asks for them."""
     latents, timestep, text, mask = given
-    model.stream_dtype = torch.float32
-    velocity = network_velocity(model, Condition(text, mask), steps=50)
+    velocity = network_velocity(model.for_sampling(), Condition(text, mask), steps=50)
     sigma = timestep.max() / 1000
     return lambda: velocity(latents, sigma)
 

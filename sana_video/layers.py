@@ -180,6 +180,13 @@ class TemporalConv(nn.Conv2d):
     def forward(self, u: Tensor, starts: Sequence[int], last_u: Tensor | None) -> Tensor:  # type: ignore[override]
         return temporal_conv(u, self.weight, starts, last_u)
 
+    def lay_out_taps(self) -> None:
+        """Each tap in one piece of memory, as its product reads it: else they are copied at each call.
+
+        Not for training: FSDP2 shards contiguous parameters.
+        """
+        self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last)
+
 
 class MixFFN(nn.Module):
     """Gated depthwise 3×3 convolution within each frame, then a full-width convolution over three frames.

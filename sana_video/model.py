@@ -14,7 +14,16 @@ from torch import Tensor, nn
 
 from sana_video import weights
 from sana_video.config import SanaVideoConfig
-from sana_video.layers import Block, BlockState, FinalLayer, RMSNorm, TextEmbedding, TextMemory, TimestepEmbedding
+from sana_video.layers import (
+    Block,
+    BlockState,
+    FinalLayer,
+    RMSNorm,
+    TemporalConv,
+    TextEmbedding,
+    TextMemory,
+    TimestepEmbedding,
+)
 from sana_video.rope import rotary_tables
 from sana_video.weights.checkpoints import load_diffusers
 from sana_video.weights.diffusers import transformer_folder
@@ -41,10 +50,9 @@ class StreamState(NamedTuple):
 class SanaVideo(nn.Module):
     """The network of `config`: velocity of a noised latent video, given time and text.
 
-    Freshly built it is initialised from `seed`; on the meta device it costs neither time nor memory. `stream_dtype` is
-    set from outside: sampling sums in float32, because rounding the stream to bf16 three times a block is most of the
-    error of a network in bf16. Training leaves it: the stream is then in the precision that products are taken in, bf16
-    under autocast though the weights are float32, since the stream is what training's memory holds most of.
+    Freshly built it is initialised from `seed`; on the meta device it costs neither time nor memory. In training the
+    stream is in the precision that products are taken in, bf16 under autocast though the weights are float32, since it
+    is what training's memory holds most of; see `for_sampling`.
     """
 
     def __init__(self, config: SanaVideoConfig, *, seed: int = 0) -> None:
@@ -194,6 +202,17 @@ class SanaVideo(nn.Module):
             raise ValueError(f"text of shape {list(text.shape)} is not [batch, tokens, {width}]")
         if text_mask is not None and (text_mask.shape != text.shape[:2] or text_mask.dtype != torch.bool):
             raise ValueError(f"text_mask must be bool {list(text.shape[:2])}, not {list(text_mask.shape)}")
+
+    def for_sampling(self) -> Self:
+        """Itself, changed in place: to sum the stream in float32, and to read its weights without copying any.
+
+        Rounding the stream to bf16 three times a block is most of the error of a network in bf16.
+        """
+        self.stream_dtype = torch.float32
+        for module in self.modules():
+            if isinstance(module, TemporalConv):
+                module.lay_out_taps()
+        return self
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:

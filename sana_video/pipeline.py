@@ -58,7 +58,7 @@ class SanaVideoPipeline:
     """A network with the autoencoder and the text encoder it was trained on, and how to sample it by default.
 
     `null`: what the network is told instead of a prompt, where guidance has no negative prompt to lead away from; None
-    means the encoding of the empty string. The network's stream is summed in float32 from here on, see `SanaVideo`.
+    means the encoding of the empty string. The network is changed by `SanaVideo.for_sampling`.
     """
 
     model: SanaVideo
@@ -77,7 +77,7 @@ class SanaVideoPipeline:
             )
         if self.defaults.step_list is not None and self.model.config.chunk_frames is None:
             raise ValueError("a step_list is for a chunk-causal model; this one has no chunk_frames")
-        self.model.stream_dtype = torch.float32
+        self.model.for_sampling()
 
     @classmethod
     def from_pretrained(

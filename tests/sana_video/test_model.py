@@ -124,8 +124,24 @@ def test_a_float32_stream_takes_most_of_the_error_of_bf16() -> None:
 
     with torch.no_grad():
         plain = error()
-        narrow.stream_dtype = torch.float32
+        narrow.for_sampling()
         assert narrow(latents, timestep, text, mask).dtype == torch.bfloat16
         assert error() < 0.6 * plain
-        wide.stream_dtype = torch.float32
+        wide.for_sampling()
         assert torch.equal(wide(latents, timestep, text, mask), reference)
+
+
+def test_sampling_reads_the_temporal_weight_where_it_is() -> None:
+    from sana_video.ops.mix_ffn import temporal
+
+    model = SanaVideo(SMALL).requires_grad_(False)
+    before, latents = model.state_dict(), inputs(SMALL)
+    expected = model(*latents)
+    assert model.for_sampling() is model
+    assert torch.equal(model(*latents), expected)
+    for block in model.blocks:
+        weight = block.ffn.temporal.weight
+        assert all(
+            tap.untyped_storage().data_ptr() == weight.data_ptr() for tap in temporal._taps(weight, weight.dtype)
+        )
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
