@@ -2,12 +2,15 @@
 
     python benchmarks/all.py [--only step,step-train,sample] [--results benchmarks/results] [--limit SECONDS]
 
+Figures are kept as `step-h200.json` on an H200, so that those of two cards stand beside each other.
+
 Each part is a script of this folder with the options that docs/performance.md shows, and has a time limit of its own.
 One that fails or takes longer is told at the end and the rest goes on. Each script checks what it times before it does.
 `--only` takes names of parts, so that a short loan of a GPU can be split. Exit code 1 if any part failed.
 """
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -15,8 +18,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 ROOT = Path(__file__).resolve().parents[1]
-CARD = "h100"
 
 
 class Part(NamedTuple):
@@ -45,9 +49,17 @@ PARTS = {
     "decoder": Part("decoder.py --out OUT", 240),
     "sample": Part("sample.py --peer --out OUT", 420, "figures.json"),
     "sample-fp8": Part("sample.py --fp8 --out OUT", 300, "figures.json"),
-    "streaming": Part("streaming.py --out OUT", 300),
+    "streaming": Part("streaming.py --seconds 5,30,60,120 --out OUT", 300),
 }
 PICTURE = "picture"
+
+
+def card() -> str:
+    """The GPU as files are named after it: NVIDIA H100 80GB HBM3 is `h100`; `cpu` where there is none."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    words = torch.cuda.get_device_name().removeprefix("NVIDIA ").split()
+    return re.sub(r"[^a-z0-9]+", "-", words[0].lower())
 
 
 def command(part: Part, out: Path) -> list[str]:
@@ -69,12 +81,12 @@ def run(name: str, results: Path, most: int) -> str | None:
     figures = made / (part.made or "figures.json")
     if figures.is_file():  # a part that is slower than plain, or cut off, may have written what it found
         results.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(figures, results / f"{name}-{CARD}.json")
+        shutil.copyfile(figures, results / f"{name}-{card()}.json")
     return failed or (None if figures.is_file() else "wrote no figures")
 
 
 def draw(results: Path) -> str | None:
-    words = [sys.executable, str(ROOT / "benchmarks" / "picture.py"), str(results)]
+    words = [sys.executable, str(ROOT / "benchmarks" / "picture.py"), str(results), "--card", card()]
     code = subprocess.run([*words, "--out", str(ROOT / "docs" / "performance.svg")], cwd=ROOT, check=False).returncode
     return f"exit code {code}" if code else None
 

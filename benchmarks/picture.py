@@ -1,9 +1,9 @@
 """The figures of one GPU as one picture: steps against their peers, cost against length, kernels against their floors.
 
-    python benchmarks/picture.py benchmarks/results --out docs/performance.svg
+    python benchmarks/picture.py benchmarks/results --card h200 --out docs/performance.svg
 
-Reads what `step.py`, `decoder.py`, `linear_attention.py`, `mix_ffn.py`, `modulate.py` and `fp8.py` wrote there for the
-H100; each panel names the commit it was taken at. Bars are sorted; ours are filled, peers are grey.
+Reads what `step.py`, `decoder.py`, `linear_attention.py`, `mix_ffn.py`, `modulate.py` and `fp8.py` wrote there for that
+card; each panel names the commit it was taken at. Bars are sorted; ours are filled, peers are grey.
 """
 
 import argparse
@@ -91,9 +91,9 @@ def lines(figures: dict[str, Any], top: float) -> tuple[str, float]:
     return "\n".join(drawn), bottom + 38
 
 
-def shares(results: Path) -> dict[str, float]:
+def shares(results: Path, card: str) -> dict[str, float]:
     """Floor over time of each kernel as shipped: its share of the bandwidth, or of the rate of a large product."""
-    linear, mix, rows, narrow = (read(results, name) for name in KERNELS)
+    linear, mix, rows, narrow = (read(results, name, card) for name in KERNELS)
     stream = linear["pass_ms"]
     found = {
         "linear attention": 4 * stream / linear["forward_ms"]["ours"],
@@ -111,13 +111,13 @@ def shares(results: Path) -> dict[str, float]:
     return found
 
 
-def kernels(results: Path, top: float) -> tuple[str, float]:
+def kernels(results: Path, card: str, top: float) -> tuple[str, float]:
     """A panel of the shares, in the order of the table in docs/performance.md, and where it ends."""
-    about = [read(results, name)["about"] for name in KERNELS]
+    about = [read(results, name, card)["about"] for name in KERNELS]
     commits = ", ".join(dict.fromkeys(each["commit"] for each in about))  # each file may be of another
     told = {"device": about[0]["device"], "commit": commits}
     drawn = headed("Kernels: share of the floor of their bytes or operations", told, top)
-    found = shares(results)
+    found = shares(results, card)
     full = WIDTH - LABEL - RIGHT
     for i, (name, share) in enumerate(found.items()):
         y = top + 28 + i * 20
@@ -129,8 +129,8 @@ def kernels(results: Path, top: float) -> tuple[str, float]:
     return "\n".join(drawn), bottom + 16
 
 
-def read(results: Path, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((results / f"{name}-h100.json").read_text())
+def read(results: Path, name: str, card: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((results / f"{name}-{card}.json").read_text())
     return found
 
 
@@ -143,13 +143,13 @@ PANELS = {
 }
 
 
-def picture(results: Path) -> str:
+def picture(results: Path, card: str) -> str:
     """The SVG. Raises FileNotFoundError for a file of figures that is missing."""
     drawn, top = [], 10.0
     for name, panel in PANELS.items():
-        made, top = panel(read(results, name), top)
+        made, top = panel(read(results, name, card), top)
         drawn.append(made)
-    made, top = kernels(results, top)
+    made, top = kernels(results, card, top)
     drawn.append(made)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top:.0f}" role="img">'
     title = "<title>Steps against their peers, cost against length, kernels against their floors</title>"
@@ -159,9 +159,10 @@ def picture(results: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
+    parser.add_argument("--card", required=True, help="the end of the names of its files: h100, h200")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    given.out.write_text(picture(given.results))
+    given.out.write_text(picture(given.results, given.card))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 Every contender goes through the loop's own function: float32 weights under its autocast, the loss of its objective,
 gradients in float32, noise drawn and text trimmed inside. Forms with weights in bf16 stand beside them, since FSDP2 may
 gather so. Correctness first: loss and gradients against float32 without kernels. Contenders then take turns on the
-GPU; who waits lies in the memory of the host, so that each has the card for itself.
+GPU; who waits lies in the memory of the host, so that each has the card for itself, and of a larger card as much as an
+H100 has.
 """
 
 import statistics
@@ -27,6 +28,7 @@ from sana_video.train.parallelize import recompute_blocks
 STAGE = StageParams(
     objective="bidirectional", init="scratch", autoencoder="-", view="-", after="-", steps=1, batch=1, lr=1e-4, warmup=0
 )
+MOST_GIB = 79.1  # of an H100 80GB, as torch finds it: who needs more has failed
 CALLS = 3  # of each contender in a round, after one that is not timed
 LOSS_BOUND = 1e-2
 GRADIENT_BOUND = 5e-2  # in bf16, twenty blocks deep; or what plain torch loses under the same autocast, and half again
@@ -120,6 +122,9 @@ def training_step(preset: str, rounds: int, device: torch.device, with_peers: bo
             networks[name] = build(random_model(preset, dtype, device)).train().to("cpu")
     times: dict[str, list[float]] = {name: [] for name in networks}
     peak: dict[str, float] = {}
+    if device.type == "cuda":
+        whole = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, MOST_GIB * 2**30 / whole))
     for _ in range(rounds):
         for name, network in networks.items():
             if name in failed:
