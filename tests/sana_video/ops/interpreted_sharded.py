@@ -1,7 +1,10 @@
 """The kernels inside a network sharded over two processes and recomputed; `test_sharded.py` runs this under torchrun.
 
-The kernels are forced on the CPU, where Triton interprets them. What FSDP2 gathers and recomputing repeats goes through
-the registered operations: gradients must be those of the definitions in float32 on one process, as far as bf16 tells.
+    PYTHONPATH=. torchrun --standalone --nproc-per-node 2 tests/sana_video/ops/interpreted_sharded.py
+
+On two GPUs the kernels run compiled; on a CPU they are forced, and Triton interprets them. What FSDP2 gathers and
+recomputing repeats goes through the registered operations: gradients must be those of the definitions in float32 on
+one process, as far as bf16 tells.
 """
 
 from collections import Counter
@@ -30,20 +33,21 @@ def network() -> SanaVideo:
     return model.bfloat16()
 
 
-def inputs() -> tuple[torch.Tensor, ...]:
+def inputs(device: torch.device) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(3)
     latents = torch.randn(1, CONFIG.in_channels, 2, 1, 2, generator=generator).bfloat16()
     text = torch.randn(1, CONFIG.text_tokens, CONFIG.text_width, generator=generator).bfloat16()
-    return latents, torch.tensor([500.0]), text, torch.arange(CONFIG.text_tokens)[None] < 5
+    given = latents, torch.tensor([500.0]), text, torch.arange(CONFIG.text_tokens)[None] < 5
+    return tuple(tensor.to(device) for tensor in given)
 
 
-def gradients(model: SanaVideo) -> dict[str, torch.Tensor]:
-    model(*inputs(), chunk_index=(0, 1)).float().square().mean().backward()
+def gradients(model: SanaVideo, device: torch.device) -> dict[str, torch.Tensor]:
+    model(*inputs(device), chunk_index=(0, 1)).float().square().mean().backward()
     whole = {}
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         gradient = parameter.grad.full_tensor() if isinstance(parameter.grad, DTensor) else parameter.grad
-        whole[name.replace("_checkpoint_wrapped_module.", "")] = gradient
+        whole[name.replace("_checkpoint_wrapped_module.", "")] = gradient.cpu()
     return whole
 
 
@@ -65,12 +69,15 @@ def counted() -> Counter[str]:
 
 def main() -> None:
     world = parallelize.start(2)
-    expected = gradients(network().float())
-    select.kernels_for = lambda x: True  # type: ignore[assignment]
+    with select.disabled():
+        expected = gradients(network().float().to(world.device), world.device)
+    if world.device.type == "cpu":
+        select.kernels_for = lambda x: True  # type: ignore[assignment]
     calls = counted()
     for recompute in ("elementwise", "block"):
         calls.clear()
-        found = gradients(parallelize.parallelize(network(), world, recompute=recompute))
+        model = parallelize.parallelize(network().to(world.device), world, recompute=recompute)
+        found = gradients(model, world.device)
         assert found.keys() == expected.keys()
         assert set(calls) == {name for _, name in KERNELS}, calls
         assert calls["gated_depthwise"] == 2 * CONFIG.depth, "once forward, and once again in the backward pass"
