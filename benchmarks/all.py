@@ -46,6 +46,7 @@ PARTS = {
     "step-720p-b4": Part("step.py --only cfg --preset 2b-720p --batch 4 --peers all --out OUT", 300),
     "step-train": Part("step.py --only train --out OUT", 540),
     "step-frames": Part("step.py --only frames --out OUT", 300),
+    "compiled": Part("compiled.py --out OUT", 300),
     "decoder": Part("decoder.py --out OUT", 240),
     "sample": Part("sample.py --peer --out OUT", 420, "figures.json"),
     "sample-fp8": Part("sample.py --fp8 --out OUT", 300, "figures.json"),

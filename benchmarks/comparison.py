@@ -1,4 +1,4 @@
-"""One video made twice from the same noise, with the kernels and with the definitions: how far apart they end.
+"""Videos made twice from the same noise, with the kernels and with the definitions: how far apart they end.
 
 `sample.py --compare` runs this. Every step adds its rounding to the next one's input, so the bound on latents is wider
 than that of one velocity; on a machine without kernels both runs are the definitions, and equal.
@@ -6,7 +6,7 @@ than that of one velocity; on a machine without kernels both runs are the defini
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
@@ -27,26 +27,28 @@ class Made(NamedTuple):
     frames: Tensor  # uint8
 
 
-def compare(pipeline: SanaVideoPipeline, frames: int, steps: int, out: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """Write and return the differences; SystemExit where one exceeds its bound, or is no number."""
-    ours = make(pipeline, PROMPT, frames=frames, steps=steps, seed=0)
+def compare(jobs: Mapping[str, tuple[SanaVideoPipeline, Options]], out: Path, about: dict[str, Any]) -> None:
+    """Write the differences of each job's video; SystemExit where one exceeds its bound, or is no number."""
+    found = {name: {**asked, **differences(pipeline, asked)} for name, (pipeline, asked) in jobs.items()}
+    bounds = {"latents_relative_difference": LATENTS_BOUND, "psnr_db": PSNR_BOUND}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({"about": about, "bounds": bounds, "made": found}, indent=2) + "\n")
+    for name, each in found.items():
+        difference, ratio = each["latents_relative_difference"], each["psnr_db"]
+        print(f"{name}: kernels against definitions: latents {difference:.2e}, frames {ratio:.1f} dB", flush=True)
+        if not (difference <= LATENTS_BOUND and ratio >= PSNR_BOUND):
+            raise SystemExit(f"{name} differs by more than {LATENTS_BOUND:.0e} or less than {PSNR_BOUND:.0f} dB")
+
+
+def differences(pipeline: SanaVideoPipeline, asked: Options) -> dict[str, Any]:
+    """Between the video made with the kernels and the one made without."""
+    ours = make(pipeline, PROMPT, **asked, seed=0)
     with select.disabled():
-        plain = make(pipeline, PROMPT, frames=frames, steps=steps, seed=0)
-    figures = {
-        "about": about,
-        "frames": frames,
-        "steps": steps,
+        plain = make(pipeline, PROMPT, **asked, seed=0)
+    return {
         "latents_relative_difference": relative_error(ours.latents, plain.latents),
         "psnr_db": psnr(ours.frames, plain.frames),
-        "bounds": {"latents_relative_difference": LATENTS_BOUND, "psnr_db": PSNR_BOUND},
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(figures, indent=2) + "\n")
-    difference, ratio = figures["latents_relative_difference"], figures["psnr_db"]
-    print(f"kernels against definitions: latents differ by {difference:.2e}, frames by {ratio:.1f} dB", flush=True)
-    if not (difference <= LATENTS_BOUND and ratio >= PSNR_BOUND):
-        raise SystemExit(f"a sample differs by more than {LATENTS_BOUND:.0e} or less than {PSNR_BOUND:.0f} dB")
-    return figures
 
 
 def make(pipeline: SanaVideoPipeline, prompts: str | Sequence[str], **options: Unpack[Options]) -> Made:

@@ -1,6 +1,6 @@
 """fp8 on one GPU: the kernels that quantise rows, and the products against bf16's.
 
-    python benchmarks/fp8.py --out benchmarks/results/fp8-h100.json [--only rows,products] [--sweep]
+    python benchmarks/fp8.py [--out FILE] [--only rows,products] [--sweep]
 
 The shapes of 2b-480p at 21 frames of 1560 tokens, random inputs. Correctness first: the rows against the definition on
 the same GPU, a product against float64 of the same e4m3 values, so that what is seen is its sums' rounding and not that

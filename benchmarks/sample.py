@@ -7,8 +7,9 @@
 Text encoder, network and autoencoder have the published sizes (Gemma-2-2b, 2b-480p, Wan 2.1) and random weights, so the
 videos show nothing. Made are a video from text, one from an image, an image, and, if asked for, a long video chunk by
 chunk with the step list of the distilled model. The parts take turns on one clock, which waits for the device at each
-turn. `--compare` times nothing: it makes one video from text with the kernels and with the definitions, from the same
-noise, and ends with exit code 1 where latents or frames differ by more than `comparison.py` allows.
+turn. `--compare` times nothing: it makes a video from text, at once and chunk by chunk, with the kernels and with the
+definitions, from the same noise, and ends with exit code 1 where latents or frames differ by more than `comparison.py`
+allows.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from torch import Tensor
 from flows.picture import png
 from sana_video import SanaVideo, SanaVideoConfig, fp8
 from sana_video.config import SamplingDefaults
-from sana_video.pipeline import SanaVideoPipeline
+from sana_video.pipeline import Options, SanaVideoPipeline
 from sana_video.text import TextParams, load_text_encoder
 from sana_video.video.behind import Behind
 from sana_video.video.mp4 import Mp4Writer, encode_mp4
@@ -70,7 +71,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=81, help="of the videos from text and from an image")
     parser.add_argument("--long", type=int, default=60, help="seconds of the long video; 0 for none")
     parser.add_argument("--only", default="t2v,i2v,t2i", help="which are made, `long` too; t2v always is")
-    parser.add_argument("--compare", action="store_true", help="hold a video to one made without kernels, and stop")
+    parser.add_argument("--compare", action="store_true", help="hold videos to those made without kernels, and stop")
     parser.add_argument("--decoder", choices=["fast", "exact"], default="fast", help="as `sana-video sample` has it")
     parser.add_argument("--fp8", action="store_true", help="the network's large products in fp8")
     parser.add_argument("--peer", action="store_true", help="also diffusers' pipeline for the video from text, in bf16")
@@ -81,7 +82,10 @@ def main() -> None:
     start = time.perf_counter()
     pipeline = random_pipeline(given.preset, device, fast=given.decoder == "fast")
     if given.compare:
-        compare(pipeline, given.frames, given.steps, given.out / "comparison.json", about(device))
+        at_once: Options = {"frames": given.frames, "steps": given.steps}
+        in_chunks: Options = {"frames": 2 * given.frames - 1}  # in the steps of its list
+        forms = {"t2v": (pipeline, at_once), "long": (chunked(pipeline, sizes.chunk), in_chunks)}
+        compare(forms, given.out / "comparison.json", about(device))
         return
     figures: dict[str, Any] = {
         "about": about(device),

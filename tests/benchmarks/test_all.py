@@ -63,8 +63,10 @@ def test_a_part_that_fails_or_takes_too_long_does_not_stop_the_others(
 def test_a_sample_is_held_to_one_without_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     words = ("--preset", "tiny", "--device", "cpu", "--steps", 2, "--frames", 9, "--compare", "--out", tmp_path)
     run("sample", monkeypatch, *words)
-    figures = json.loads((tmp_path / "comparison.json").read_text())
-    assert figures["latents_relative_difference"] == 0 and figures["psnr_db"] == 100  # both are the definitions here
+    made = json.loads((tmp_path / "comparison.json").read_text())["made"]
+    assert made.keys() == {"t2v", "long"}
+    for figures in made.values():  # both are the definitions here
+        assert figures["latents_relative_difference"] == 0 and figures["psnr_db"] == 100
 
 
 @pytest.mark.parametrize(("factor", "added", "right"), [(1.04, 0, True), (1.06, 0, False), (1, 20, False)])
@@ -83,10 +85,10 @@ def test_a_sample_that_differs_ends_the_run(
     monkeypatch.setattr(comparison, "make", make)
     out = tmp_path / "comparison.json"
     if right:
-        comparison.compare(None, 9, 2, out, {})
+        comparison.compare({"t2v": (None, {"frames": 9})}, out, {})
     else:
-        with pytest.raises(SystemExit, match="differs by more than"):
-            comparison.compare(None, 9, 2, out, {})
+        with pytest.raises(SystemExit, match="t2v differs by more than"):
+            comparison.compare({"t2v": (None, {"frames": 9})}, out, {})
     assert json.loads(out.read_text())["bounds"] == {"latents_relative_difference": 0.05, "psnr_db": 30.0}
 
 

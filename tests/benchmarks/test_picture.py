@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-CARD = "h100"
+CARD = "h200"
 
 
 def test_the_picture_in_the_docs_is_of_these_figures(tmp_path: Path) -> None:

@@ -44,6 +44,26 @@ def test_a_trace_names_what_a_forward_runs() -> None:
     assert told.startswith("bf16\n") and "aten::" in told and "CPU total" in told
 
 
+@pytest.mark.slow
+def test_compiled_blocks_are_held_to_those_that_are_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import compiled
+
+    out = tmp_path / "compiled.json"
+    words = ["compiled.py", "--preset", "tiny", "--device", "cpu", "--rounds", "1", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", words)
+    compiled.main()
+    figures = json.loads(out.read_text())
+    assert 0 < figures["training"]["relative_difference"]["gradients, at most"] < compiled.GRADIENT_BOUND
+    monkeypatch.setattr(compiled, "compiled", lambda model: model.requires_grad_(False).apply(_spoil))
+    with pytest.raises(SystemExit, match="ours, compiled: relative error"):
+        compiled.main()
+
+
+def _spoil(module: torch.nn.Module) -> None:
+    if isinstance(module, torch.nn.Linear):
+        module.weight.data *= 1.1
+
+
 def test_references_are_not_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     from timing import exact_products
 
