@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-WIDTH, ROW, LABEL, RIGHT = 860, 26, 250, 190
+WIDTH, ROW, LABEL, RIGHT = 970, 26, 380, 170
 KERNELS = ("linear-attention", "mix-ffn", "modulate", "fp8")
 STYLE = """<style>
 text { font: 13px system-ui, sans-serif; fill: #1c1f24 } .small { font-size: 11px; fill: #5a616c }

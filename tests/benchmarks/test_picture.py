@@ -23,3 +23,6 @@ def test_the_picture_in_the_docs_is_of_these_figures(tmp_path: Path) -> None:
     files = [RESULTS / f"{name}-{CARD}.json" for name in ("linear-attention", "mix-ffn", "modulate", "fp8")]
     commits = dict.fromkeys(json.loads(file.read_text())["about"]["commit"] for file in files)
     assert ", ".join(commits) in shown  # the panel of kernels is made of four files
+    words = [text for text in ElementTree.parse(out).getroot().iter() if text.get("text-anchor") == "end"]
+    names = [text for text in words if text.get("class") == ""]
+    assert names and all(7 * len(text.text or "") < float(text.get("x", 0)) for text in names)  # 7 px a letter fit
