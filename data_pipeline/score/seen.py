@@ -9,10 +9,11 @@ asked for stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,6 +27,7 @@ Pixels = NDArray[np.uint8]
 
 LINES = 240  # of luma of every frame, of small films too; colours have half as many, as 4:2:0 films store them
 MOTION_FPS = 16  # of VMAF motion: that of a clip at more is taken of the frames nearest to so many a second
+AHEAD = 12_000_000  # pixels decoded before the first of them is looked at: 13 frames of 720 lines
 QUALITY_LINES = 480  # of grey of every second sample: sharpness, noise and blocks are gone at LINES
 
 
@@ -33,21 +35,22 @@ QUALITY_LINES = 480  # of grey of every second sample: sharpness, noise and bloc
 class Seen:
     """A clip of F frames and its samples, which are the frames `indices`.
 
-    `luma` uint8 (F, h, w) as coded; `rgb` uint8 (F, h/2, w/2, 3); `grey` uint8 (S/2, H, W), 0-255, and `points` uint8
-    RGB (S, h/2, w/2, 3), single pixels of the samples: None if not asked. Where the last frame is `shared` with the
-    next window of a film it is none of the `pictures`, nor of `grey` and `points`; flow and motion reach up to it.
+    `luma` uint8 (F, h, w) as coded; `rgb` uint8 (F, h/2, w/2, 3); `grey` S/2 pictures uint8 (H, W), 0-255, and `points`
+    uint8 RGB (S, h/2, w/2, 3), single pixels of the samples: None if not asked. Where the last frame is `shared` with
+    the next window of a film it is none of the `pictures`, nor of `grey` and `points`; flow and motion reach up to it.
     """
 
     luma: Pixels
     rgb: Pixels
-    grey: Pixels | None
+    grey: Sequence[Pixels] | None
     points: Pixels | None
     indices: tuple[int, ...]
     shared: bool = False
 
-    @cached_property
-    def hsv(self) -> Pixels:
-        return m.to_hsv(self.rgb)
+    @property
+    def hsv(self) -> Iterator[Pixels]:
+        """HSV of `rgb`, frame by frame: of all at once it would be the largest thing in memory, for one look."""
+        return (m.to_hsv(picture[np.newaxis])[0] for picture in self.rgb)
 
     @cached_property
     def colours(self) -> Pixels:
@@ -79,14 +82,31 @@ def own_samples(indices: Sequence[int], frames: int, shared: bool) -> Sequence[i
     return indices[:-1] if shared and indices[-1] == frames - 1 else indices
 
 
+def ahead(frames: Iterable[av.VideoFrame], pixels: int) -> Iterator[av.VideoFrame]:
+    """The same frames, so many decoded at a time: in turns of one frame decoder and scaler empty each other's caches,
+    which costs a twentieth of both."""
+    held: list[av.VideoFrame] = []
+    for frame in frames:
+        held.append(frame)
+        if len(held) * frame.width * frame.height >= pixels:
+            yield from held
+            held.clear()
+    yield from held
+
+
 class Onlooker:
-    """Looks at clips of one open film, for `own` measures and for `networks`, which look at larger pictures."""
+    """Looks at clips of one open film, for `own` measures and for `networks`, which look at larger pictures.
+
+    Fresh memory costs more than what is written into it, so `luma` and `rgb` of a clip lie where those of the clip
+    before lay: what was seen is to be measured before the next look.
+    """
 
     def __init__(self, film: io.Film, own: Sequence[str], networks: Sequence[str], settings: Settings) -> None:
         self._film, self._own, self._networks, self._settings = film, own, networks, settings
         self._small, self._large = film.painter(LINES, enlarge=True), film.painter(QUALITY_LINES)
         self._points = film.painter(LINES // 2, enlarge=True)
         self._network, self._full = film.painter(settings.short_side), film.painter()
+        self._room: tuple[Pixels, Pixels] | None = None
 
     def __call__(self, start: int, end: int, frames: int) -> tuple[Seen, dict[str, Pixels]]:
         """The clip of `io.clip_frames`, with its errors, and the networks' pictures by kind.
@@ -100,11 +120,13 @@ class Onlooker:
         few = extras.few_indices(frames) if {"text_area", "nsfw"} & {*self._networks} else []
         paired = indices if "flow_motion" in self._networks else []
         views = self._views(frames)
-        sketches: list[Sketch] = []
         grey, points, pictures, before = [], [], {}, None
-        for k, frame in enumerate(io.clip_frames(self._film, start, end, self._settings.fps, frames)):
-            sketches.append(sketches[-1] if frame is before else self._small.sketch(frame))
-            before = frame
+        shown = io.clip_frames(self._film, start, end, self._settings.fps, frames)
+        for k, frame in enumerate(ahead(shown, AHEAD)):
+            if frame is not before:
+                sketch, before = self._small.sketch(frame), frame
+            luma, rgb = self._place(frames, sketch)
+            luma[k], rgb[k] = sketch.luma, sketch.rgb
             if k in graded:
                 grey.append(self._large.grey(frame))
             if k in coloured:
@@ -118,9 +140,15 @@ class Onlooker:
         }
         if views is not None:
             kinds |= {"technical": views.technical, "aesthetic": views.aesthetic}
-        luma, rgb = np.stack([each.luma for each in sketches]), np.stack([each.rgb for each in sketches])
-        large, single = (np.stack(planes) if planes else None for planes in (grey, points))
-        return Seen(luma, rgb, large, single, tuple(indices), self._settings.shared_end), kinds
+        single = np.stack(points) if points else None
+        return Seen(luma, rgb, grey or None, single, tuple(indices), self._settings.shared_end), kinds
+
+    def _place(self, frames: int, sketch: Sketch) -> tuple[Pixels, Pixels]:
+        """Where the sketches of a clip lie."""
+        shapes = tuple((frames, *plane.shape) for plane in (sketch.luma, sketch.rgb))
+        if self._room is None or tuple(plane.shape for plane in self._room) != shapes:
+            self._room = np.empty(shapes[0], np.uint8), np.empty(shapes[1], np.uint8)
+        return self._room
 
     def _views(self, frames: int) -> dover.Views | None:
         wanted = self._settings.dover if "aesthetic" in self._networks else None

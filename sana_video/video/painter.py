@@ -24,6 +24,7 @@ from sana_video.video.orientation import Orientation, orientation
 Pixels = NDArray[np.uint8]
 
 SCALE = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
+BT601 = 5  # SWS_CS_*
 PICK = Interpolation.POINT | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
@@ -42,7 +43,7 @@ class Picture:
 @dataclass(frozen=True)
 class Sketch:
     """One frame as most measures look at it: `luma` uint8 (H, W) as in `Picture`, `rgb` uint8 of half the height and
-    width, rounded up."""
+    width, rounded up. Rows of luma may lie apart: it is the scaler's own."""
 
     luma: Pixels
     rgb: Pixels
@@ -92,10 +93,10 @@ class Painter:
         else:
             meaning = matrix_and_range(frame)
             small, weights = self._scaled(frame, meaning, width, height, "yuv420p"), rgb_weights(*meaning)
-            luma, blue, red = (plane_of(small, index) for index in range(3))
+            luma, blue, red = planes_of(small)
             y = cv2.resize(luma, blue.shape[::-1], interpolation=cv2.INTER_AREA)
             rgb = cv2.transform(cv2.merge((y, blue, red)), weights)
-        return Sketch(self._upright(luma, way), self._upright(rgb.astype(np.uint8, copy=False), way))
+        return Sketch(*(self._turned(plane.astype(np.uint8, copy=False), way) for plane in (luma, rgb)))
 
     def points(self, frame: av.VideoFrame) -> Pixels:
         """uint8 RGB (H, W, 3): of each pixel of the `picture` one of the frame's own that it covers, not their mean."""
@@ -108,7 +109,7 @@ class Painter:
             frame, width, height, "yuv444p", src_colorspace=matrix, dst_colorspace=matrix,
             src_color_range=span, dst_color_range=span, interpolation=PICK, threads=self._threads,
         )  # fmt: skip
-        rgb = cv2.transform(cv2.merge([plane_of(picked, index) for index in range(3)]), rgb_weights(matrix, span))
+        rgb = cv2.transform(cv2.merge(planes_of(picked)), rgb_weights(matrix, span))
         return self._upright(rgb.astype(np.uint8, copy=False), way)
 
     def grey(self, frame: av.VideoFrame) -> Pixels:
@@ -119,8 +120,12 @@ class Painter:
             coded = to_sdr(frame, width, height, SCALE, self._scaler, self._threads)[1]  # 16-235
             full = cv2.convertScaleAbs(coded, alpha=255 / 219, beta=-16 * 255 / 219)
             return self._upright(full.astype(np.uint8, copy=False), way)
-        small = self._scaled(frame, matrix_and_range(frame), width, height, "yuv420p", ColorRange.JPEG)
-        return self._upright(plane_of(small, 0), way)
+        meaning, layout = matrix_and_range(frame), "yuv420p"
+        if len(frame.format.components) > 2 and not frame.format.is_rgb:
+            # without colours, in half the time, and the same; by other matrices the scaler goes to grey through RGB
+            meaning, layout = (BT601, meaning[1]), "gray"
+        small = self._scaled(frame, meaning, width, height, layout, ColorRange.JPEG)
+        return self._upright(planes_of(small)[0], way)
 
     def _scaled(
         self,
@@ -147,7 +152,7 @@ class Painter:
             small, format="rgb24", src_colorspace=matrix, dst_colorspace=Colorspace.DEFAULT,
             src_color_range=span, dst_color_range=ColorRange.JPEG, interpolation=SCALE, threads=self._threads,
         ).to_ndarray()  # fmt: skip
-        return rgb.astype(np.uint8, copy=False), plane_of(small, 0)
+        return rgb.astype(np.uint8, copy=False), planes_of(small)[0]
 
     def _scaled_size(self, frame: av.VideoFrame, way: Orientation) -> tuple[int, int]:
         """(height, width) before rotation: square pixels, and large enough for what is asked."""
@@ -168,14 +173,18 @@ class Painter:
         return max(self._short_side, 2 * round(height * scale / 2)), max(self._short_side, 2 * round(width * scale / 2))
 
     def _upright(self, picture: Pixels, way: Orientation) -> Pixels:
+        return np.ascontiguousarray(self._turned(picture, way))
+
+    def _turned(self, picture: Pixels, way: Orientation) -> Pixels:
         picture = way.apply(picture)
         if self._size is not None:
             top, left = ((have - want) // 2 for have, want in zip(picture.shape, self._size, strict=False))
             picture = picture[top : top + self._size[0], left : left + self._size[1]]
-        return np.ascontiguousarray(picture)
+        return picture
 
 
-def plane_of(frame: av.VideoFrame, index: int) -> Pixels:
-    """One plane of a frame with 8 bits a sample, uint8 (H, W): a view."""
-    plane = frame.planes[index]
-    return np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)[:, : plane.width]
+def planes_of(frame: av.VideoFrame) -> list[Pixels]:
+    """The planes of a frame with 8 bits a sample, uint8 (H, W): views."""
+    return [
+        np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)[:, : plane.width] for plane in frame.planes
+    ]

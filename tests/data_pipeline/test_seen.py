@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 from films import picture, write
 
 from data_pipeline.score.clip import measure_clips
+from data_pipeline.score.seen import Onlooker, ahead
 from data_pipeline.score.settings import Settings
 from sana_video.video import io, measures
 
@@ -94,3 +95,32 @@ def test_vmaf_motion_is_taken_at_16_fps_of_a_clip_at_more(fps: int, tmp_path: Pa
     settings, frames = replace(SETTINGS, fps=fps), 2 * fps + 1
     fast = scores(pan(tmp_path / "b.mkv", 240, fps, frames + 2), ("vmaf_motion",), frames, settings)["vmaf_motion"]
     assert fast == pytest.approx(slow, rel=0.05)
+
+
+def test_frames_come_in_order_and_no_more_are_held_than_asked() -> None:
+    """Frames of 8 pixels: three are decoded, then looked at; one that is larger than all that is asked comes alone."""
+    decoded: list[int] = []
+
+    def frames() -> Iterator[av.VideoFrame]:
+        for pts in range(8):
+            frame = av.VideoFrame(4, 2, "gray")
+            frame.pts = pts
+            decoded.append(pts)
+            yield frame
+
+    seen = [(frame.pts, len(decoded)) for frame in ahead(frames(), 24)]
+    assert seen == [(0, 3), (1, 3), (2, 3), (3, 6), (4, 6), (5, 6), (6, 8), (7, 8)]
+    decoded.clear()
+    assert [len(decoded) for _ in ahead(frames(), 7)] == list(range(1, 9))
+
+
+def test_a_look_knows_nothing_of_the_one_before(tmp_path: Path, make_video: Any) -> None:
+    path, measured = make_video(tmp_path / "a.mp4", seconds=4, fps=24, shots=2), ("flow_motion", "aesthetic")
+    with io.Film(path) as film:
+        halves = [(0, int(2 / film.time_base), 30), (int(2 / film.time_base), int(4 / film.time_base), 20)]
+        look = Onlooker(film, measured, (), SETTINGS)
+        both = [look(*span)[0].luma.copy() for span in halves]
+    for span, luma in zip(halves, both, strict=True):
+        with io.Film(path) as film:
+            alone, _ = Onlooker(film, measured, (), SETTINGS)(*span)
+        np.testing.assert_array_equal(luma, alone.luma)

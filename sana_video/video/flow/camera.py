@@ -92,18 +92,20 @@ def fit_camera(flow: Field, every: int = 1) -> Floats:
         raise ValueError(f"flow must be (2, h, w) of at least {least}x{least}, not {flow.shape}")
     seen, places = _looked_at(flow, every), _places(*flow.shape[1:], every)
     noise = _noise(seen)
-    model, scale = _consensus(seen, places, noise, _triples(*flow.shape[1:], every))
+    model, scale = _consensus(seen, places, noise, *_draws(*flow.shape[1:], every))
     for _ in range(ROUNDS if scale else 0):
         model = _reweighted(model, seen, places, noise * scale)
     return model
 
 
-def _consensus(seen: Floats, places: Floats, noise: Floats, triples: NDArray[np.int64]) -> tuple[Floats, float]:
+def _consensus(
+    seen: Floats, places: Floats, noise: Floats, triples: NDArray[np.int64], inverses: Floats
+) -> tuple[Floats, float]:
     """Of the models through three points the one of least bounded cost, and the multiple of the noise it was found at.
 
     That is the least of SCALES at which enough of the picture follows; no motion, and 0, where none does.
     """
-    models = np.linalg.solve(places.T[triples], seen.T[triples])
+    models = inverses @ seen.T[triples]
     off = _square_off(models.astype(np.float32), *(of[..., ::4].astype(np.float32) for of in (seen, places, noise)))
     for scale in SCALES:
         best = int(np.minimum(off, scale**2).sum(1).argmin())
@@ -116,9 +118,13 @@ def _square_off(
     models: NDArray[np.float32], seen: NDArray[np.float32], places: NDArray[np.float32], noise: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """(DRAWS, n): by how many times the noise each model misses the flow at each place, squared."""
-    x, y = (models[:, :, axis] @ places - seen[axis] for axis in range(2))  # single precision will do to choose
-    off: NDArray[np.float32] = (x * x + y * y) / noise**2
-    return off
+    x, y = (models[:, :, axis] @ places for axis in range(2))  # single precision will do to choose
+    for along, flow in zip((x, y), seen, strict=True):  # in place: fresh memory costs more than the arithmetic
+        along -= flow
+        along *= along
+    x += y
+    x /= noise**2
+    return x
 
 
 def _reweighted(model: Floats, seen: Floats, places: Floats, noise: Floats) -> Floats:
@@ -166,9 +172,11 @@ def _places(height: int, width: int, every: int) -> Floats:
 
 
 @functools.lru_cache(maxsize=8)
-def _triples(height: int, width: int, every: int) -> NDArray[np.int64]:
-    """(DRAWS, 3): indices of places, drawn with a fixed seed, three that span a good triangle each."""
+def _draws(height: int, width: int, every: int) -> tuple[NDArray[np.int64], Floats]:
+    """(DRAWS, 3): indices of places, drawn with a fixed seed, three that span a good triangle each; and (DRAWS, 3, 3):
+    what makes a model of the flow at them."""
     places = _places(height, width, every).T
     drawn = np.random.RandomState(0).randint(0, len(places), (20 * DRAWS, 3))  # a stream that NumPy keeps for ever
     area = np.abs(np.linalg.det(places[drawn])) / 2
-    return np.asarray(drawn[area >= FLAT * height * width * every**2][:DRAWS], np.int64)
+    triples = np.asarray(drawn[area >= FLAT * height * width * every**2][:DRAWS], np.int64)
+    return triples, np.asarray(np.linalg.inv(places[triples]), np.float64)

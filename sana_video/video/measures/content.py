@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ EMBEDDER = "classical layout, edges and colours (stand-in for a video embedding)
 ALONE = 2.5  # times what is around it: a change that is no movement
 
 
-def cuts_inside(hsv: Pixels, threshold: float) -> int:
+def cuts_inside(hsv: Iterable[Pixels], threshold: float) -> int:
     """Number of frames that differ from the one before by at least `threshold`: shot changes left inside the clip.
 
     The difference is PySceneDetect's content value: mean over H, S and V of the mean absolute difference (8-bit HSV).
@@ -28,7 +29,7 @@ def cuts_inside(hsv: Pixels, threshold: float) -> int:
     return sum(value >= threshold and value >= ALONE * _around(values, index) for index, value in enumerate(values))
 
 
-def content_values(hsv: Pixels) -> list[float]:
+def content_values(hsv: Iterable[Pixels]) -> list[float]:
     """PySceneDetect's content value of each frame but the first against the one before it, 0-255."""
     return [cv2.norm(a, b, cv2.NORM_L1) / a.size for a, b in itertools.pairwise(hsv)]
 
@@ -82,7 +83,7 @@ def _layout(picture: Pixels) -> Floats:
 def _edges(picture: Pixels) -> Floats:
     grey = cv2.GaussianBlur(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (0, 0), 1.0)
     dx, dy = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
-    direction = (np.arctan2(dy, dx) * (8.0 / np.pi) + 8.0).astype(np.int64) % 8  # of an edge: up and down are one
+    direction = (np.arctan2(dy, dx) * (8.0 / np.pi) + 8.0).astype(np.int64) & 7  # of an edge: up and down are one
     place = _cells(*grey.shape) * 8 + direction
     return np.sqrt(np.bincount(place.ravel(), np.sqrt(dx * dx + dy * dy).ravel(), minlength=128)).astype(np.float64)
 

@@ -5,6 +5,7 @@ A number of the stand-in and a number of DOVER are never compared: `AESTHETIC_SC
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import cv2
@@ -25,8 +26,8 @@ def aesthetic(pictures: Pixels) -> float:
     return float(np.mean([(contrast(p) + colourfulness(p) + exposure(p)) / 3.0 for p in pictures]))
 
 
-def technical(grey: Pixels) -> float:
-    """Mean over grey pictures (F, H, W) of sharpness x (1 - noise) x (1 - blockiness), each 0-1: a classical stand-in.
+def technical(grey: Iterable[Pixels]) -> float:
+    """Mean over grey pictures (H, W) of sharpness x (1 - noise) x (1 - blockiness), each 0-1: a classical stand-in.
 
     All three look at single pixels, so they are to be given as many as the film, or what is made of it, will have.
     """

@@ -84,13 +84,18 @@ def test_a_small_frame_is_enlarged_only_where_asked() -> None:
     assert Painter(Fraction(1), short_side=96, enlarge=True).sketch(frame).luma.shape == (128, 96)
 
 
+@pytest.mark.parametrize("matrix", [1, 5, 7, 9])  # AVCOL_SPC_*
 @pytest.mark.parametrize("full", [False, True])
-def test_grey_is_luma_in_full_range(full: bool) -> None:
-    """Within 1.1: luma is rounded here in steps of 255/219, grey in steps of one."""
+@pytest.mark.parametrize("layout", ["yuv420p", "yuv444p10le", "nv12", "rgb24", "gray"])
+def test_grey_is_luma_in_full_range(full: bool, matrix: int, layout: str) -> None:
+    """Within 1.2: luma is rounded here in steps of 255/219, grey in steps of one."""
     painter, frame = Painter(Fraction(1), short_side=96), frame_of((288, 512), full=full)
+    pts = frame.pts
+    frame = frame.reformat(format=layout)
+    frame.pts, frame.colorspace, frame.color_range = pts, matrix, 2 if full else 1
     coded = painter.picture(frame).luma.astype(float)
     expected = coded if full else (coded - 16) * 255 / 219
-    assert np.abs(painter.grey(frame) - expected).max() <= 1.1
+    assert np.abs(painter.grey(frame) - expected).max() <= 1.2
 
 
 def test_hdr_is_sketched_as_it_is_shown(tmp_path: Path) -> None:
