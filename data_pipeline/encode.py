@@ -31,11 +31,12 @@ from numpy.typing import NDArray
 
 from data_pipeline.films import at_hand
 from data_pipeline.params import PixelsParams, ViewParams
+from data_pipeline.pictures import clips_of
 from sana_video.autoencoder import Autoencoder
 from sana_video.data.buckets import Size, nearest, shown
 from sana_video.data.shards import ShardWriter
 from sana_video.text import with_motion
-from sana_video.video.io import decode_spans
+from sana_video.video.sandbox import Sandbox
 
 SHARDS_VERSION = 2  # of what a sample holds; equal to `shards` in versions.yaml
 CLIPS_AT_ONCE = 8  # through the autoencoder, of small views;
@@ -125,23 +126,20 @@ def size_of(clip: Kept, sizes: Sequence[Size]) -> Size:
 def decoded(
     kept: list[Kept], sizes: tuple[Size, ...], frames: int, fps: int, root: Path
 ) -> Iterator[tuple[Kept, Pixels]]:
-    """Each clip with its pictures, uint8 (F, H, W, 3), at its own of `sizes`; each film opened once and read forward.
+    """Each clip with its pictures, uint8 (F, H, W, 3), at its own of `sizes`, decoded in the sandbox.
 
     Raises RuntimeError naming a clip that scoring could decode and this pass cannot.
     """
-    for uri, group in itertools.groupby(kept, key=lambda clip: clip.uri):
-        members = list(group)
-        with at_hand(uri, root) as path:
-            spans = (clip.span for clip in members)
-            pictures = decode_spans(path, spans, fps, frames, size=size_of(members[0], sizes), threads=2)
-            for clip in members:
-                try:
-                    pixels = next(pictures)
-                except (ValueError, StopIteration) as error:
-                    raise RuntimeError(
-                        f"clip {clip.clip_id} of {uri} was scored but does not decode: {error}"
-                    ) from error
-                yield clip, pixels
+    with Sandbox() as sandbox:
+        for uri, group in itertools.groupby(kept, key=lambda clip: clip.uri):
+            members = list(group)
+            spans, size = [clip.span for clip in members], size_of(members[0], sizes)
+            with at_hand(uri, root) as path:
+                pictures = clips_of(sandbox, path, spans, fps, [frames] * len(spans), size=size)
+                for clip, pixels in zip(members, pictures, strict=True):
+                    if isinstance(pixels, str):
+                        raise RuntimeError(f"clip {clip.clip_id} of {uri} was scored but does not decode: {pixels}")
+                    yield clip, pixels
 
 
 def fingerprint(kept: list[Kept], *more: object) -> str:

@@ -23,10 +23,12 @@ import pyarrow.compute as pc
 
 from data_pipeline.columns import codes, numbers, places
 from data_pipeline.films import at_hand
+from data_pipeline.pictures import clips_of
 from data_pipeline.sft.choose import CELLS, MEASURES, ranked
 from data_pipeline.sft.reviews import COLUMNS, KIND
-from sana_video.video.io import Pixels, decode_spans
+from sana_video.video.io import Pixels
 from sana_video.video.mp4 import encode_mp4
+from sana_video.video.sandbox import Sandbox
 
 SIDE = 240  # pixels of the shorter side of a film
 LONGEST = 432  # and of the longer one
@@ -119,21 +121,22 @@ def _measures(score: Row) -> list[list[str]]:
 def _films(spans: dict[str, Row], files_of: dict[str, str], root: Path) -> Iterator[tuple[str, str]]:
     """(clip_id, film as a data: URL, empty where it does not decode), film after film, each read forward once."""
     order = sorted(spans.values(), key=lambda row: (row["video_id"], row["start_pts"], row["clip_id"]))
-    for video_id, group in itertools.groupby(order, key=lambda row: row["video_id"]):
-        members = list(group)
-        uri = files_of.get(video_id)
-        if uri is None:
-            yield from ((row["clip_id"], "") for row in members)
-            continue
-        with at_hand(uri, root) as path:
-            yield from ((row["clip_id"], _film(path, row)) for row in members)
+    with Sandbox() as sandbox:
+        for video_id, group in itertools.groupby(order, key=lambda row: row["video_id"]):
+            members = list(group)
+            uri = files_of.get(video_id)
+            if uri is None:
+                yield from ((row["clip_id"], "") for row in members)
+                continue
+            frames = [max(1, round(row["frames"] / row["fps"] * FPS)) for row in members]
+            cut = [(row["start_pts"], row["end_pts"]) for row in members]
+            with at_hand(uri, root) as path:
+                shown = clips_of(sandbox, path, cut, FPS, frames, short_side=SIDE)
+                yield from ((row["clip_id"], _film(pictures)) for row, pictures in zip(members, shown, strict=True))
 
 
-def _film(path: Path, span: Row) -> str:
-    frames = max(1, round(span["frames"] / span["fps"] * FPS))
-    try:
-        [pictures] = decode_spans(path, [(span["start_pts"], span["end_pts"])], FPS, frames, short_side=SIDE)
-    except ValueError:
+def _film(pictures: Pixels | str) -> str:
+    if isinstance(pictures, str):
         return ""
     return "data:video/mp4;base64," + base64.b64encode(_mp4(_small(pictures))).decode("ascii")
 
