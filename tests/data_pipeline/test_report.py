@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import browser
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -178,6 +179,17 @@ def test_a_page_of_hostile_texts_and_lost_films_is_whole_inert_and_the_same_agai
     assert "http" not in page
     report.run(root, list(asked.batches), asked, unchanged)
     assert (root / report.PAGE).read_text() == page
+
+
+@pytest.mark.skipif(browser.installed() is None, reason="no browser is installed")
+def test_a_browser_builds_the_page_that_was_written(tmp_path: Path) -> None:
+    """Every chart, sheet and table of the source, and no element that a foreign text began."""
+    root, asked = project(tmp_path), params()
+    report.run(root, list(asked.batches), asked, unchanged)
+    page, dom = (root / report.PAGE).read_text(), browser.dom_after(root / report.PAGE, tmp_path / "profile")
+    for element in ("svg", "figure", "table", "section", "h2", "rect", "td"):
+        assert dom.count(f"<{element}") == page.count(f"<{element}"), element
+    assert dom.count("<svg") > 5 and "<script" not in dom and "<img" not in dom
 
 
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
