@@ -28,6 +28,7 @@ Pixels = NDArray[np.uint8]
 LINES = 240  # of luma of every frame, of small films too; colours have half as many, as 4:2:0 films store them
 MOTION_FPS = 16  # of VMAF motion: that of a clip at more is taken of the frames nearest to so many a second
 AHEAD = 12_000_000  # pixels decoded before the first of them is looked at: 13 frames of 720 lines
+FLOW_LINES = 480  # of the pictures that UniMatch stretches to 320x576
 QUALITY_LINES = 480  # of grey of every second sample: sharpness, noise and blocks are gone at LINES
 
 
@@ -105,7 +106,7 @@ class Onlooker:
         self._film, self._own, self._networks, self._settings = film, own, networks, settings
         self._small, self._large = film.painter(LINES, enlarge=True), film.painter(QUALITY_LINES)
         self._points = film.painter(LINES // 2, enlarge=True)
-        self._network, self._full = film.painter(settings.short_side), film.painter()
+        self._flow, self._few, self._full = film.painter(FLOW_LINES), film.painter(settings.short_side), film.painter()
         self._room: tuple[Pixels, Pixels] | None = None
 
     def __call__(self, start: int, end: int, frames: int) -> tuple[Seen, dict[str, Pixels]]:
@@ -120,7 +121,7 @@ class Onlooker:
         few = extras.few_indices(frames) if {"text_area", "nsfw"} & {*self._networks} else []
         paired = indices if "flow_motion" in self._networks else []
         views = self._views(frames)
-        grey, points, pictures, before = [], [], {}, None
+        grey, points, paired_pictures, few_pictures, before = [], [], [], [], None
         shown = io.clip_frames(self._film, start, end, self._settings.fps, frames)
         for k, frame in enumerate(ahead(shown, AHEAD)):
             if frame is not before:
@@ -131,13 +132,14 @@ class Onlooker:
                 grey.append(self._large.grey(frame))
             if k in coloured:
                 points.append(self._points.points(frame))
-            if k in few or k in paired:
-                pictures[k] = self._network.picture(frame).rgb
+            if k in paired:
+                paired_pictures.append(self._flow.picture(frame).rgb)
+            if k in few:
+                few_pictures.append(self._few.picture(frame).rgb)
             if views is not None and views.wants(k):
                 views.add(k, self._full.picture(frame).rgb)
-        kinds = {
-            kind: np.stack([pictures[k] for k in which]) for kind, which in (("samples", paired), ("few", few)) if which
-        }
+        taken = {"samples": paired_pictures, "few": few_pictures}
+        kinds = {kind: np.stack(pictures) for kind, pictures in taken.items() if pictures}
         if views is not None:
             kinds |= {"technical": views.technical, "aesthetic": views.aesthetic}
         single = np.stack(points) if points else None

@@ -54,7 +54,7 @@ _READS = {
 class Settings:
     """What the numbers depend on besides the clip's own pixels. `frames` 0: each span says how many it has.
 
-    `short_side` is of the pictures that networks look at; all else has sizes of its own (`seen`).
+    `short_side` is of the pictures that text and nudity are looked for in; all else has sizes of its own (`seen`).
     """
 
     fps: int
@@ -72,7 +72,7 @@ class Settings:
 
     def digest(self, measure: str) -> str:
         """Of all that this one measure reads, and of the columns it fills."""
-        names = (*_ALWAYS, *_READS.get(measure, ()), *(("short_side",) if measure in self.networks else ()))
+        names = (*_ALWAYS, *_READS.get(measure, ()), *(("short_side",) if measure in ("text_area", "nsfw") else ()))
         read = {name: getattr(self, name) for name in names}
         told = json.dumps({**read, "columns": COLUMNS[measure]}, sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()[:12]

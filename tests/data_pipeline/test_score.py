@@ -336,7 +336,7 @@ def test_unimatch_runs_in_the_worker_on_pairs_of_several_clips(
     uris = {row["video_id"]: row["uri"] for row in batch.videos.to_pylist()}
     for other, clip in zip(first, batch.clips.to_pylist(), strict=True):
         row, path = found[clip["clip_id"]], batch.root / uris[clip["video_id"]]
-        pictures = io.decode_span(path, clip["start_pts"], clip["end_pts"], 16, 17, short_side=96)
+        pictures = io.decode_span(path, clip["start_pts"], clip["end_pts"], 16, 17, short_side=480)  # not PARAMS' 96
         flow = network.flow(pictures[[0, 8]], pictures[[8, 16]]).numpy()
         assert row["vmaf_motion"] == other["vmaf_motion"]
         assert row["flow_pairs"] == pytest.approx([float(np.hypot(*each).mean()) for each in flow], rel=1e-5)
