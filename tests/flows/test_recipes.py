@@ -49,7 +49,7 @@ PUBLISHED_480P = ROOT / "recipes" / "2b-480p.yaml"
     ("override", "said"),
     [
         ("data.caption.captioner=template", "view sft holds the SFT set, which is empty"),
-        ("data.curate.ranges.default.overall=[0.2,1.0]", "clips between would have no caption"),
+        ("data.curate.ranges.default.vmaf_motion=[0.2,50.0]", "clips between would have no caption"),
         ("model.preset=2b-720p", "wan2.1 latents have 16 channels, 2b-720p takes 128"),
         ("data.views.low.height=200", "200x336 is not a multiple of 16, the stride of wan2.1 times the patch"),
         ("data.views.high.after=train-autoencoder", "after train-autoencoder is a verdict that no gate writes"),
