@@ -49,7 +49,7 @@ class BatchParams(Section):
 
 class LimitParams(Section):
     """How much of each video is read: its first `seconds`; null for all of it. `short_side` bounds the views, and what
-    split and the networks of score look at; the other scores have sizes of their own."""
+    split looks at and text and nudity are looked for in; the other scores have sizes of their own."""
 
     seconds: Seconds | None = None
     short_side: Pixels | None = None
